@@ -1,0 +1,51 @@
+"""What an adapter is: its kind, its size and where it sits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Lt
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSpec:
+    """The adapters of a run: all have the same kind and shape.
+
+    Attributes:
+        kind: Name in `evertune.adapters.kinds.ADAPTERS`.
+        r: Rank.
+        lora_alpha: Numerator of the scaling ``lora_alpha / r`` (``lora_alpha / sqrt(r)`` with `use_rslora`).
+        lora_dropout: Dropout on the adapter's input, while training.
+        use_rslora: Scale by the square root of the rank (Kalajdzievski 2023).
+        target: Where adapters sit: a role (``attention_query_value``, ``attention``, ``mlp``), ``all-linear``, a list
+            of module names, or a regular expression that matches whole module paths.
+        layers: Indices of the layers that get adapters, in every stack; None for all.
+        start_from: A peft folder, or ``RUN/stages/NN-task``: its weights initialise the first adapter.
+    """
+
+    kind: str = "lora"
+    r: Annotated[int, Ge(1)] = 8
+    lora_alpha: Annotated[float, Gt(0)] = 16
+    lora_dropout: Annotated[float, Ge(0), Lt(1)] = 0.0
+    use_rslora: bool = False
+    target: str | tuple[str, ...] = "attention_query_value"
+    layers: tuple[int, ...] | None = None
+    start_from: Path | None = None
+
+
+@dataclass(frozen=True)
+class AdapterPlan:
+    """Which adapters take part in the forward pass, and which of them learn.
+
+    Attributes:
+        active: Names, oldest first: the model computes base + the sum of their changes, added in this order.
+        trainable: The active ones that learn.
+    """
+
+    active: tuple[str, ...]
+    trainable: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert set(self.trainable) <= set(self.active), (self.active, self.trainable)

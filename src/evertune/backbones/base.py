@@ -1,0 +1,183 @@
+"""What a model family must offer to the rest: encode rows, make batches, give a loss, answer prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+
+from annotated_types import Len
+
+from evertune.streams.examples import PromptTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneConfig:
+    """Which model is fine-tuned.
+
+    Attributes:
+        path: A local folder, a hub id (``owner/name``), or a built-in model (``builtin:tiny-llama``).
+        task_type: Name in `evertune.backbones.BACKBONES`: what the model is asked to do.
+        revision: Branch, tag or commit of a hub id.
+        dtype: Precision of the base weights; with ``bfloat16`` and ``float16`` the forward pass runs under autocast of
+            that type. Adapters, optimiser state and penalties stay in float32.
+        quantization: ``nf4`` or ``int8`` base weights (bitsandbytes); adapters stay in float32.
+        gradient_checkpointing: Recompute activations in the backward pass: less memory, about a third more time.
+        trust_remote_code: Run Python code that comes with the model.
+        attn_implementation: Attention kernel as transformers names it (``sdpa``, ``eager``, ``flash_attention_2``);
+            None lets transformers choose.
+    """
+
+    path: Annotated[str, Len(1)]
+    task_type: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    quantization: Literal["nf4", "int8"] | None = None
+    gradient_checkpointing: bool = False
+    trust_remote_code: bool = False
+    attn_implementation: str | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What exactly was loaded: kept in manifests, compared before an adapter is put on a model.
+
+    Attributes:
+        path: As adapters name their base model: the hub id or the absolute local folder.
+        source: ``local folder``, ``hub`` or ``built in``.
+        revision: Commit of a hub model, None otherwise.
+        fingerprint: sha256 over the configuration and the names, shapes and dtypes of the weights, 64 hex digits.
+        notes: Sentences to say aloud: where it was found, cache state, pickle weights, contradictory token ids mended.
+    """
+
+    path: str
+    source: str
+    revision: str | None
+    fingerprint: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One row in token ids.
+
+    Attributes:
+        id: The row's id.
+        prompt: Ids of the prompt; for causal models with the bos token where the tokenizer has one.
+        target: Ids of the answer with its end token.
+        source_cut: Whether input text was cut to fit.
+        target_cut: Whether the answer was cut to fit (it keeps its end token).
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+    source_cut: bool = False
+    target_cut: bool = False
+
+    @property
+    def length(self) -> int:
+        """Tokens in all: what batching by length sorts by."""
+        return len(self.prompt) + len(self.target)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A padded batch.
+
+    Attributes:
+        inputs: Keyword arguments of the model's forward, each ``(batch, time)``; no labels among them for causal models
+            unless the model needs them. Moved to the device by the loop.
+        labels: Token ids that are scored, ``(batch, time)``, -100 elsewhere. For causal models already aligned with
+            `inputs`: position t holds the token that position t - 1 predicts, as Hugging Face does.
+        ids: Row ids; an empty string marks a filler row that counts for nothing (all its labels are -100).
+        count: Number of scored tokens.
+    """
+
+    inputs: dict[str, Tensor]
+    labels: Tensor
+    ids: tuple[str, ...]
+    count: int
+
+    def to(self, device: object) -> Batch:
+        """The same batch on a device."""
+        moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}  # type: ignore[call-overload]
+        return Batch(moved, self.labels.to(device), self.ids, self.count)  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class LossOutput:
+    """The data loss of one batch.
+
+    Attributes:
+        sum: Sum of the negative log-likelihood (nats) of the scored tokens, float32 scalar with gradient.
+        count: Number of scored tokens.
+        logits: ``(batch, time, vocabulary)``, position t predicts label t + 1 (causal) or label t (seq2seq); what
+            distillation reads.
+        extra: Anything else a method may need.
+    """
+
+    sum: Tensor
+    count: int
+    logits: Tensor
+    extra: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+class Backbone(Protocol):
+    """A loaded model with its tokenizer.
+
+    `model` is the untouched base model. Calls that compute take the module to call (with adapters, wrapped for several
+    processes) as an argument, so that a backbone never holds a stale one.
+    """
+
+    config: BackboneConfig
+    identity: Identity
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+
+    def encode(
+        self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int, answers: bool = True
+    ) -> list[Encoded]:
+        """Tokenises prompt and answer apart; cuts only what may be cut; ends every answer with the end token.
+
+        Without `answers` only the prompts are read, and `Encoded.target` is empty.
+
+        Raises:
+            DataError: If the part of a prompt that may not be cut is longer than `max_source_length`, or an answer is
+                empty; with the ids of the first 20 such rows.
+        """
+        ...
+
+    def collate(self, rows: Sequence[Encoded]) -> Batch:
+        """Pads rows (right padding: training and scoring) into a batch."""
+        ...
+
+    def filler(self, like: Encoded) -> Encoded:
+        """A row that counts for nothing, with which a process without rows still takes part in a step."""
+        ...
+
+    def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
+        """Forward pass and summed loss of a batch."""
+        ...
+
+    def answer_loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Negative log-likelihood of each row's answer, no gradient: (sums ``(batch,)``, token counts ``(batch,)``)."""
+        ...
+
+    def generate(
+        self, model: nn.Module, rows: Sequence[Encoded], *, max_new_tokens: int, num_beams: int = 1
+    ) -> list[str]:
+        """Answers the prompts of one batch, greedily or with beams: decoded without prompt and special tokens."""
+        ...
+
+    def label_ids(self, labels: Sequence[str]) -> list[tuple[int, ...]]:
+        """Ids of every label as an answer, with the end token."""
+        ...
+
+    def label_scores(self, model: nn.Module, rows: Sequence[Encoded], labels: Sequence[tuple[int, ...]]) -> Tensor:
+        """Log-likelihood (nats, summed over the label's tokens and its end) of every label, ``(rows, labels)``."""
+        ...

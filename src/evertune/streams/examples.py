@@ -1,0 +1,48 @@
+"""Typed rows: what one example is, after the file formats and before the tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """A piece of a prompt.
+
+    Attributes:
+        text: The text.
+        cut: Whether truncation may shorten it: true for the input text, never for instruction, options or the
+            closing words (``Answer:``).
+    """
+
+    text: str
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PromptTarget:
+    """A prompt and the answer to it.
+
+    Exactly one of `prompt` and `messages` is filled: messages are rendered by the backbone, with the chat template
+    of its own tokenizer.
+
+    Attributes:
+        id: ``<task>/<split>/<row>``, stable over runs: what logs, replay records and predictions name.
+        prompt: The prompt in pieces; the whole prompt is their concatenation.
+        target: The answer, without an end token.
+        messages: For chat templates: the turns before the answer, ``{"role": ..., "content": ...}``.
+        tools: For chat templates: the tool schemas offered, as parsed JSON.
+    """
+
+    id: str
+    prompt: tuple[Segment, ...]
+    target: str
+    messages: tuple[Mapping[str, Any], ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+
+    @property
+    def prompt_text(self) -> str:
+        """The whole prompt as one string; empty for a chat row."""
+        return "".join(segment.text for segment in self.prompt)

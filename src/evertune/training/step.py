@@ -1,0 +1,122 @@
+"""One optimiser step, which owns every scale.
+
+- Data loss = sum over all micro-batches and processes of the step / sum of their scored tokens.
+- A method's `batch_loss` terms are divided by the same count.
+- A method's `step_loss` enters once per optimiser step, unscaled, in the backward pass of the last micro-batch.
+
+So accumulation 1x8 equals 8x1, and one process equals two. Several processes average their gradients, hence the factor
+`world_size` on the counted terms; nothing else in the program knows about scale.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from evertune import distributed
+from evertune.backbones.base import Batch
+from evertune.training.job import FitJob
+from evertune.training.optimizer import build_optimizer, build_schedule
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What one optimiser step did.
+
+    Attributes:
+        loss: Sum of the data loss of this process (nats), float32 scalar on the device.
+        terms: The methods' terms, as they entered the gradient.
+        gradient_norm: Global 2-norm before clipping.
+        count: Scored tokens of all processes.
+        stop: Whether any process was asked to stop.
+        broken: Names of what is not finite; if there is any, the weights were not touched.
+    """
+
+    loss: Tensor
+    terms: dict[str, float]
+    gradient_norm: float
+    count: int
+    stop: bool
+    broken: tuple[str, ...]
+
+
+class Stepper:
+    """Takes optimiser steps on the learning adapters of a stage.
+
+    Args:
+        job: The stage; its adapters must be in place.
+        total_steps: Steps of the stage, for the schedule.
+    """
+
+    def __init__(self, job: FitJob, total_steps: int) -> None:
+        self._job = job
+        self._device = job.accelerator.device
+        self.parameters = job.context.bank.trainable_parameters()
+        groups = job.methods.param_groups(job.context) or [{"params": list(self.parameters.values())}]
+        self.optimizer = job.methods.optimizer(job.context, groups) or build_optimizer(job.config, groups)
+        self.schedule = build_schedule(job.config, self.optimizer, total_steps)
+        self.scaler = torch.amp.GradScaler(self._device.type, enabled=job.autocast is torch.float16)
+        model = job.context.bank.model
+        self.model = job.accelerator.prepare_model(model) if distributed.world_size() > 1 else model
+
+    def take(self, batches: Sequence[Batch]) -> StepOutcome:
+        """Forward, backward, projection, clipping and update for the micro-batches of this process."""
+        job = self._job
+        # The stop flag travels with the counts, so that all processes stop at the same step.
+        mine = torch.tensor([sum(batch.count for batch in batches), int(job.stop.requested)], dtype=torch.int64)
+        count, stop = distributed.all_sum(mine.to(self._device)).tolist()
+        loss, terms = self._forward_backward(batches, count)
+        self.scaler.unscale_(self.optimizer)
+        job.methods.project(job.states, job.context, self.parameters)
+        limit = job.config.max_grad_norm or math.inf
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
+        # One transfer from the device: everything that has to be looked at.
+        names = ["loss", *terms, "gradient norm"]
+        values = torch.stack([value.float() for value in (loss, *terms.values(), norm)]).tolist()
+        broken = tuple(name for name, value in zip(names, values, strict=True) if not math.isfinite(value))
+        if broken == ("gradient norm",) and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
+            broken = ()  # how float16 finds its scale: the scaler skips this step and halves the scale
+        if not broken:
+            self._update()
+        shown = dict(zip(terms, values[1:-1], strict=True))
+        return StepOutcome(loss, shown, values[-1], count, stop > 0, broken)
+
+    def _forward_backward(self, batches: Sequence[Batch], count: int) -> tuple[Tensor, dict[str, Tensor]]:
+        job = self._job
+        scale = distributed.world_size() / max(count, 1)
+        total = torch.zeros((), device=self._device)
+        terms: dict[str, Tensor] = {}
+        for index, batch in enumerate(batches):
+            last = index == len(batches) - 1
+            moved = batch.to(self._device)
+            with nullcontext() if last else job.accelerator.no_sync(self.model):
+                with self._autocast():
+                    output = job.context.backbone.loss(self.model, moved)
+                    counted = job.methods.batch_loss(job.states, job.context, moved, output)
+                # Outside autocast: penalties on weights are computed in float32.
+                loss = scale * sum(counted.values(), start=output.sum)
+                if last:
+                    once = job.methods.step_loss(job.states, job.context)
+                    loss = sum(once.values(), start=loss)
+                    terms |= {name: value.detach() for name, value in once.items()}
+                self.scaler.scale(loss).backward()
+            total += output.sum.detach()
+            for name, value in counted.items():
+                terms[name] = terms.get(name, torch.zeros_like(total)) + value.detach() / max(count, 1)
+        return total, terms
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self._device.type, self._job.autocast) if self._job.autocast else nullcontext()
+
+    def _update(self) -> None:
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self._job.methods.after_step(self._job.states, self._job.context, self.parameters)
+        self.optimizer.zero_grad(set_to_none=True)
