@@ -1,0 +1,162 @@
+"""From settings to loaded parts: the stream, the model with its adapters, the methods and the stages."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from evertune.adapters.bank import AdapterBank
+from evertune.adapters.spec import AdapterPlan
+from evertune.backbones import BACKBONES
+from evertune.backbones.base import Backbone
+from evertune.console import Console
+from evertune.errors import ConfigError, Problem, did_you_mean
+from evertune.methods.stack import MethodStack
+from evertune.randomness import derive_seed
+from evertune.run_folder import RunFolder
+from evertune.settings import RunSettings, StageSettings
+from evertune.streams.task import Stage, Stream
+from evertune.training.device import autocast_dtype, choose_device
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a run works with.
+
+    Attributes:
+        settings: The configuration.
+        stream: The tasks.
+        backbone: The model family, loaded, on the device.
+        bank: The adapters.
+        accelerator: Device and processes.
+        gpus: Every GPU as ``(name, free bytes, total bytes)`` when the device was chosen.
+        stages: The stages of the run.
+    """
+
+    settings: RunSettings
+    stream: Stream
+    backbone: Backbone
+    bank: AdapterBank
+    accelerator: Accelerator
+    gpus: list[tuple[str, int, int]]
+    stages: tuple[Stage, ...]
+
+    @property
+    def autocast(self) -> torch.dtype | None:
+        """Type that forward passes compute in, None for float32."""
+        return autocast_dtype(self.settings.backbone.dtype)
+
+    def stage_settings(self, stage: Stage) -> StageSettings:
+        """What holds in a stage: the settings of its task; of the first task where there are several."""
+        if len(stage.tasks) > 1:
+            return self.settings.first
+        return self.settings.for_task(stage.name, stage.index)
+
+    def task_settings(self, task: int) -> StageSettings:
+        """What holds for a task wherever it is scored."""
+        return self.settings.for_task(self.stream.tasks[task].name, task)
+
+    def methods(self, stage: Stage) -> MethodStack:
+        """The composed methods of a stage."""
+        return MethodStack(self.stage_settings(stage).methods)
+
+    def place_adapters(self, plan: AdapterPlan, folder: RunFolder, before: int) -> None:
+        """Puts a plan's adapters on the model: what the bank lacks is read from the run, or made new.
+
+        Args:
+            plan: The plan.
+            folder: The run.
+            before: Only stages with a smaller index are read.
+        """
+        for name in plan.active:
+            if name in self.bank.names:
+                continue
+            saved = folder.adapter_folder(name, before)
+            if saved is not None:
+                self.bank.load(name, saved)
+            elif self.settings.adapter.start_from is not None and not self.bank.names:
+                self.bank.start_from(name, self.settings.adapter.start_from)
+            else:
+                self.bank.add(name, seed=derive_seed(self.settings.seed, "adapter", name))
+        self.bank.apply(plan)
+
+
+def assemble(settings: RunSettings, console: Console) -> Parts:
+    """Loads the parts of a run, the cheap and the likely wrong ones first.
+
+    Raises:
+        InputError: If rows, keys, paths or capabilities are wrong.
+    """
+    stream = settings.stream.load(seed=settings.seed, console=console)
+    check_tasks(settings, stream)
+    device, gpus = choose_device()
+    accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
+    backbone = BACKBONES.get(settings.backbone.task_type).load(settings.backbone)
+    for note in backbone.identity.notes:
+        console.say(note)
+    if settings.backbone.quantization is None:  # quantised weights are placed when they are loaded
+        backbone.model.to(accelerator.device)
+    bank = AdapterBank(
+        backbone.model,
+        settings.adapter,
+        task_type=settings.backbone.task_type,
+        base_path=backbone.identity.path,
+        fingerprint=backbone.identity.fingerprint,
+    )
+    stages = MethodStack(settings.first.methods).stages(stream)
+    return Parts(settings, stream, backbone, bank, accelerator, gpus, stages)
+
+
+def check_tasks(settings: RunSettings, stream: Stream) -> None:
+    """Checks what can only be checked with the tasks known.
+
+    Raises:
+        ConfigError: If `per_task` names an unknown task, rows that are needed are missing, or multi-task training is
+            given options of single tasks that it cannot follow.
+    """
+    problems = [
+        Problem(
+            settings.where(f"per_task.{name}"),
+            f"The stream has no task `{name}`.",
+            did_you_mean(name, stream.names),
+        )
+        for name in settings.per_task
+        if name not in stream.names
+    ]
+    for index, task in enumerate(stream.tasks):
+        if not task.train:
+            problems.append(Problem(settings.where("stream"), f"Task `{task.name}` has no training rows."))
+        during = settings.for_task(task.name, index).evaluation.during_training
+        if during != "none" and not task.dev:
+            problems.append(
+                Problem(
+                    settings.where("evaluation.during_training"),
+                    f"Task `{task.name}` has no dev rows to score while training.",
+                    "Raise `stream.dev_fraction`, or write `none`.",
+                )
+            )
+    if len(MethodStack(settings.first.methods).stages(stream)) < len(stream.tasks):
+        problems += _joint_training_problems(settings, stream)
+    if problems:
+        raise ConfigError(problems)
+
+
+def _joint_training_problems(settings: RunSettings, stream: Stream) -> list[Problem]:
+    """All tasks at once share one loop: only the number of epochs may differ between them."""
+    common = dataclasses.replace(settings.first.train, num_train_epochs=1)
+    problems = []
+    for index, name in enumerate(stream.names):
+        train = settings.for_task(name, index).train
+        if dataclasses.replace(train, num_train_epochs=1) != common:
+            where = f"per_task.{name}" if name in settings.per_task else "after_first"
+            problems.append(
+                Problem(
+                    settings.where(where),
+                    f"Multi-task training learns all tasks at once and cannot train `{name}` with options of its own.",
+                    "Only `train.num_train_epochs` may differ between tasks.",
+                )
+            )
+    return problems

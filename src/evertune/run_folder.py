@@ -1,0 +1,278 @@
+"""The folder of a run: what stands in it, which run it belongs to, and how far that run has come."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from evertune.errors import CheckpointError, ConfigError, InputError, Problem
+from evertune.files import read_json, sha256_of_folder, write_json, write_text
+from evertune.settings import RunSettings
+from evertune.streams.task import Stage
+
+Mode = Literal["auto", "resume", "fresh"]
+
+# Where the folder is and what it is called changes nothing in it.
+_NOT_COMPARED = ("output_dir", "run_name")
+_SHOWN_DIFFERENCES = 12
+
+
+def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as dotted keys; lists and scalars are leaves."""
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat |= flattened(item, f"{prefix}.{key}" if prefix else str(key))
+    return flat
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Lines ``key: old -> new`` for every option in which two resolved configurations differ."""
+    before, after = (flattened({k: v for k, v in c.items() if k not in _NOT_COMPARED}) for c in (old, new))
+    keys = [*after, *(key for key in before if key not in after)]
+    missing = "(absent)"
+    return [
+        f"{key}: {before.get(key, missing)} -> {after.get(key, missing)}"
+        for key in keys
+        if before.get(key, missing) != after.get(key, missing)
+    ]
+
+
+class RunFolder:
+    """A run's folder.
+
+    Args:
+        path: Where it is.
+
+    Attributes:
+        manifest: Content of ``manifest.json``; the status of every stage is in it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = {}
+
+    # Opening ---------------------------------------------------------------------------------------------------------
+
+    def check(self, settings: RunSettings, mode: Mode) -> bool:
+        """Whether a run of this configuration is there to be continued; changes nothing.
+
+        Raises:
+            ConfigError: If the folder holds another run, or other files; or nothing, with ``resume``.
+            CheckpointError: If its configuration is damaged.
+            InputError: If it cannot be read.
+        """
+        with self._usable("read"):
+            return self._check(settings, mode)
+
+    def _check(self, settings: RunSettings, mode: Mode) -> bool:
+        config = self.path / "config.yaml"
+        if not config.is_file():
+            if self.path.is_dir() and any(not _is_ours(entry.name) for entry in self.path.iterdir()):
+                raise ConfigError(
+                    "This folder holds files that do not belong to a run.",
+                    where=str(self.path),
+                    instead="Choose another `output_dir`.",
+                )
+            if mode == "resume":
+                raise ConfigError(
+                    "There is no run to resume.", where=str(self.path), instead="Leave out `--resume` to start one."
+                )
+            return False
+        if mode == "fresh":
+            return False
+        changed = differences(_read_config(config), settings.resolved)
+        if changed:
+            shown = [f"  {line}" for line in changed[:_SHOWN_DIFFERENCES]]
+            if len(changed) > _SHOWN_DIFFERENCES:
+                shown.append(f"  and {len(changed) - _SHOWN_DIFFERENCES} more")
+            raise ConfigError(
+                "This folder holds a run of another configuration (there -> asked for):\n" + "\n".join(shown) + "\n ",
+                where=str(self.path),
+                instead="Give another `--output-dir`, or `--fresh` to move the old run aside.",
+            )
+        return True
+
+    def move_aside(self) -> Path | None:
+        """Renames the folder to ``<name>.old-<number>`` and returns the new name; None if nothing stands there.
+
+        Raises:
+            InputError: If another process runs in it, or it cannot be renamed.
+        """
+        if not self.path.is_dir() or not any(self.path.iterdir()):
+            return None
+        number = 1
+        while (aside := self.path.with_name(f"{self.path.name}.old-{number}")).exists():
+            number += 1
+        with self.locked(), self._usable("rename"):
+            self.path.rename(aside)
+        return aside
+
+    def create(self, settings: RunSettings) -> None:
+        """Writes the configuration of a new run."""
+        text = yaml.safe_dump(dict(settings.resolved), sort_keys=False, allow_unicode=True, width=120)
+        write_text(self.path / "config.yaml", text)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process: a second run in it is refused.
+
+        Raises:
+            InputError: If another process runs in it, or it cannot be written to.
+        """
+        with self._usable("write"):
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path / ".lock", os.O_CREAT | os.O_RDWR)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise InputError(
+                "Another process is running in this folder.", where=str(self.path), instead="Wait for it, or stop it."
+            ) from error
+        try:
+            yield
+        finally:
+            os.close(handle)
+
+    @contextlib.contextmanager
+    def _usable(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise InputError(
+                f"Cannot {doing} here: {error.strerror}.", where=str(self.path), instead="Choose another `output_dir`."
+            ) from error
+
+    def sweep(self) -> None:
+        """Removes what a killed process left half-written."""
+        for entry in [*self.path.glob(".*.tmp"), *self.path.glob("*/**/.*.tmp")]:
+            if entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+    # Manifest --------------------------------------------------------------------------------------------------------
+
+    def start(self, manifest: dict[str, Any]) -> None:
+        """Writes the manifest of a new run, or takes up the one that is there.
+
+        Raises:
+            ConfigError: If rows or base model are not those that the run began with.
+        """
+        file = self.path / "manifest.json"
+        if not file.exists():
+            self.manifest = manifest
+            self.save()
+            return
+        self.manifest = read_json(file)
+        problems = [*self._changed_rows(manifest), *self._changed_model(manifest)]
+        if problems:
+            raise ConfigError(problems)
+
+    def load(self) -> None:
+        """Reads the manifest.
+
+        Raises:
+            CheckpointError: If this is not the folder of a run.
+        """
+        if not (self.path / "manifest.json").is_file():
+            raise CheckpointError(
+                "This is not the folder of a run: it has no manifest.json.",
+                where=str(self.path),
+                instead="Name the `output_dir` of a run.",
+            )
+        self.manifest = read_json(self.path / "manifest.json")
+
+    def save(self) -> None:
+        """Writes the manifest."""
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def _changed_rows(self, manifest: Mapping[str, Any]) -> Iterator[Problem]:
+        new = {task["name"]: task["splits"] for task in manifest["stream"]["tasks"]}
+        for task in self.manifest["stream"]["tasks"]:
+            for split, record in task["splits"].items():
+                now = new.get(task["name"], {}).get(split)
+                if now is None or now["sha256"] != record["sha256"]:
+                    yield Problem(
+                        str(self.path),
+                        f"The {split} rows of task {task['name']} are not those that this run began with.",
+                        "Restore the data, or use `--fresh`.",
+                    )
+
+    def _changed_model(self, manifest: Mapping[str, Any]) -> Iterator[Problem]:
+        if self.manifest["backbone"]["fingerprint"] != manifest["backbone"]["fingerprint"]:
+            yield Problem(
+                str(self.path),
+                f"The base model at {manifest['backbone']['path']} is not the one that this run began with.",
+                "Restore it, or use `--fresh`.",
+            )
+
+    # Stages ----------------------------------------------------------------------------------------------------------
+
+    def stage_folder(self, stage: Stage) -> Path:
+        """Folder of a stage."""
+        return self.path / "stages" / stage.folder
+
+    def status(self, stage: Stage) -> str:
+        """``pending``, ``trained`` (saved, not yet scored everywhere) or ``complete``."""
+        return self.manifest["stages"][stage.index]["status"]
+
+    def set_status(self, stage: Stage, status: str, adapters: Mapping[str, str] | None = None) -> None:
+        """Commits a stage's status, its adapters' folders (relative to the run) and the sha256 of its files."""
+        entry = self.manifest["stages"][stage.index]
+        entry["status"] = status
+        if adapters is not None:
+            entry["adapters"] = dict(adapters)
+        if status != "pending":
+            entry["files"] = sha256_of_folder(self.stage_folder(stage))
+        self.save()
+
+    def adapter_folder(self, name: str, before: int) -> Path | None:
+        """Where the newest weights of an adapter lie that a stage with an index below `before` saved, if any.
+
+        Raises:
+            CheckpointError: If a file there is not the one that was written.
+        """
+        for entry in reversed(self.manifest["stages"][:before]):
+            if name in entry["adapters"]:
+                folder = self.path / entry["adapters"][name]
+                self._verify(entry, folder)
+                return folder
+        return None
+
+    def _verify(self, entry: Mapping[str, Any], folder: Path) -> None:
+        prefix = folder.relative_to(self.path / entry["folder"]).as_posix() + "/"
+        wanted = {name: digest for name, digest in entry["files"].items() if name.startswith(prefix)}
+        found = sha256_of_folder(folder)
+        for name, digest in wanted.items():
+            if found.get(name.removeprefix(prefix)) != digest:
+                raise CheckpointError(
+                    "This file is missing or is not the one that the run wrote.",
+                    where=str(self.path / entry["folder"] / name),
+                    instead="Restore it, or start again with `--fresh`.",
+                )
+
+
+def _read_config(file: Path) -> Mapping[str, Any]:
+    problem = CheckpointError("This file is damaged.", where=str(file), instead="Use `--fresh`.")
+    try:
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise problem from error
+    if not isinstance(config, Mapping):
+        raise problem
+    return config
+
+
+def _is_ours(name: str) -> bool:
+    """Whether a file may stand in the folder of a run that was killed before it wrote its configuration."""
+    return name == ".lock" or (name.startswith(".") and name.endswith(".tmp"))

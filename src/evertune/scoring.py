@@ -1,0 +1,145 @@
+"""Scores the tasks of a run: after a stage, before the first, and while training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evertune import distributed
+from evertune.adapters.spec import AdapterPlan
+from evertune.assembly import Parts
+from evertune.console import Console
+from evertune.evaluation.cell import Cell, read_cell, write_cell
+from evertune.evaluation.config import EvaluationConfig, EverySteps
+from evertune.evaluation.evaluate import evaluate_rows
+from evertune.run_folder import RunFolder
+from evertune.streams.task import Stage
+from evertune.training.failures import interrupted
+from evertune.training.interrupt import StopRequest
+from evertune.training.tracking import EventLog
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Scores tasks on their test rows and keeps every finished cell.
+
+    Attributes:
+        parts: The parts of the run.
+        folder: The run's folder.
+        events: Event log.
+        console: Where progress is shown.
+        stop: Set when the user asks to stop.
+    """
+
+    parts: Parts
+    folder: RunFolder
+    events: EventLog
+    console: Console
+    stop: StopRequest
+
+    def row(self, stage: Stage | None, tasks: Sequence[int], into: Path) -> dict[str, Cell]:
+        """Scores `tasks` after `stage` (None: the untouched model); cells that stand in `into` are taken as they are.
+
+        Raises:
+            Interrupted: If the user asked to stop; finished cells are kept.
+        """
+        title = "zero-shot" if stage is None else f"{stage.index + 1}/{len(self.parts.stages)} {stage.name}"
+        cells: dict[str, Cell] = {}
+        for number, task in enumerate(tasks):
+            name = self.parts.stream.tasks[task].name
+            cell = distributed.on_main(lambda name=name: read_cell(into, name))
+            if cell is None:
+                self._place(stage, task)
+                cell = self._score(task, f"{title}: scoring {number + 1}/{len(tasks)} {name}")
+                distributed.on_main(lambda cell=cell: write_cell(into, cell))
+                self._record(stage, cell)
+            cells[name] = cell
+        return cells
+
+    def _place(self, stage: Stage | None, task: int) -> None:
+        plan = AdapterPlan(()) if stage is None else self.parts.methods(stage).eval_adapters(stage, task)
+        before = 0 if stage is None else stage.index + 1
+        self.parts.place_adapters(plan, self.folder, before)
+
+    def _score(self, task: int, title: str) -> Cell:
+        settings, rows = self.parts.task_settings(task), self.parts.stream.tasks[task].test
+        with self.console.progress(title, len(rows)) as progress:
+
+            def on_progress(done: int, _: int) -> None:
+                progress.update(min(done * distributed.world_size(), len(rows)))
+                # One of several processes must not leave alone: the others would wait for its answers.
+                if self.stop.requested and distributed.world_size() == 1:
+                    raise interrupted(title, "while scoring")
+
+            cell = evaluate_rows(
+                self.parts.backbone,
+                self.parts.bank.model,
+                self.parts.stream.tasks[task],
+                rows,
+                config=settings.evaluation,
+                train=settings.train,
+                device=self.parts.accelerator.device,
+                autocast_dtype=self.parts.autocast,
+                on_progress=on_progress,
+            )
+        if distributed.agreed(self.stop.requested):
+            raise interrupted(title, "while scoring")
+        return cell
+
+    def _record(self, stage: Stage | None, cell: Cell) -> None:
+        self.events.write(
+            "cell",
+            stage=None if stage is None else stage.index,
+            row=None if stage is None else stage.row,
+            task=cell.task,
+            score=cell.score,
+            loss=cell.loss,
+            count=cell.count,
+            seconds=cell.seconds,
+        )
+
+
+@dataclass(frozen=True)
+class DevScorer:
+    """Scores the carved dev rows of the running stage while it trains.
+
+    Attributes:
+        parts: The parts of the run.
+        stage: The running stage.
+        config: Options of evaluation.
+    """
+
+    parts: Parts
+    stage: Stage
+    config: EvaluationConfig
+
+    def due(self, step: int, *, end_of_epoch: bool) -> bool:
+        """Whether to evaluate after this optimiser step."""
+        during = self.config.during_training
+        if isinstance(during, EverySteps):
+            return step % during.steps == 0
+        return end_of_epoch if during == "epoch" else step in during
+
+    def score(self) -> tuple[float, float | None]:
+        """Mean score and loss over the stage's tasks, with the adapters that are being trained."""
+        cells = [
+            evaluate_rows(
+                self.parts.backbone,
+                self.parts.bank.model,
+                task,
+                task.dev,
+                config=self.config,
+                train=self.parts.task_settings(index).train,
+                device=self.parts.accelerator.device,
+                autocast_dtype=self.parts.autocast,
+            )
+            for index, task in ((index, self.parts.stream.tasks[index]) for index in self.stage.tasks)
+        ]
+        losses = [cell.loss for cell in cells if cell.loss is not None]
+        scores = [cell.score for cell in cells if cell.score is not None]
+        return _mean(scores) or 0.0, _mean(losses)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
