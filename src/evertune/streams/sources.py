@@ -1,0 +1,141 @@
+"""Where the rows of a written-out task are: files, saved folders, data sets of the hub."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Predicate
+
+from evertune.streams.bad_rows import BadRows
+from evertune.streams.hugging_face import read_hub
+from evertune.streams.readers import RawRow, read_rows
+from evertune.streams.row_formats import CheckedRow, RowFormat, check_rows, recognise
+from evertune.streams.task import Split
+
+_HUB = "hub:"
+
+
+def is_hub_name(text: str) -> bool:
+    """Whether a text is ``hub:owner/name``."""
+    return text.startswith(_HUB) and len(text) > len(_HUB)
+
+
+HubName = Annotated[str, Predicate(is_hub_name)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubData:
+    """A data set of the Hugging Face hub, read through `datasets`.
+
+    Attributes:
+        path: ``hub:owner/name``.
+        subset: Its configuration, where it has several.
+        split: Its split or a slice of one, ``train[:90%]``; by default ``train``, ``validation`` or ``test``.
+        revision: Branch, tag or commit: with a commit the rows can never change.
+    """
+
+    path: HubName
+    subset: str | None = None
+    split: str | None = None
+    revision: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The id on the hub, ``owner/name``."""
+        return self.path.removeprefix(_HUB)
+
+    def __str__(self) -> str:
+        parts = {"subset": self.subset, "split": self.split, "revision": self.revision}
+        return " ".join([self.path, *(f"{key}={value}" for key, value in parts.items() if value)])
+
+
+Source = HubName | Path | HubData
+Sources = Source | tuple[Source, ...]
+
+
+@dataclass(frozen=True)
+class Read:
+    """The checked rows of one split.
+
+    Attributes:
+        rows: The rows of all its sources, in order.
+        formats: The formats they came in.
+        sources: Its files, and its data sets of the hub as the manifest names them.
+    """
+
+    rows: list[CheckedRow]
+    formats: list[RowFormat]
+    sources: tuple[Path | str, ...]
+
+
+def as_sources(sources: Sources | None) -> tuple[Path | HubData, ...]:
+    """One source or several, with hub names told apart from paths; nothing for None."""
+    if sources is None:
+        return ()
+    several = sources if isinstance(sources, tuple | list) else (sources,)
+    return tuple(_as_source(source) for source in several)
+
+
+def _as_source(source: Source) -> Path | HubData:
+    if isinstance(source, HubData):
+        return source
+    if isinstance(source, str) and is_hub_name(source):
+        return HubData(path=source)
+    return Path(source)
+
+
+def read_sources(sources: Sequence[Path | HubData], *, split: Split, columns: Mapping[str, str], bad: BadRows) -> Read:
+    """Reads and checks the rows of one split.
+
+    Args:
+        sources: Its sources.
+        split: Which split it is.
+        columns: Our key to the files' own column name.
+        bad: Gets every bad row.
+
+    Returns:
+        The good rows, numbered through all sources.
+
+    Raises:
+        DataError: If a data set cannot be had from the hub.
+    """
+    rows: list[CheckedRow] = []
+    formats: list[RowFormat] = []
+    names: list[Path | str] = []
+    seen = 0
+    for source in sources:
+        raw, name = _raw_rows(source, split, bad)
+        names.append(name)
+        row_format = recognise(raw, columns, bad)
+        if row_format is not None:
+            formats.append(row_format)
+            rows += check_rows(raw, row_format, columns, bad, first_number=seen)
+        seen += len(raw)
+    return Read(rows, formats, tuple(names))
+
+
+def _raw_rows(source: Path | HubData, split: Split, bad: BadRows) -> tuple[list[RawRow], Path | str]:
+    if isinstance(source, Path):
+        return read_rows(source, split=split, bad=bad), source
+    values, commit = read_hub(
+        source.name, subset=source.subset, split_name=source.split, revision=source.revision, split=split
+    )
+    rows = [RawRow(f"{source.path}:{number}", row) for number, row in enumerate(values, 1)]
+    return rows, f"{source} commit={commit}" if commit else str(source)
+
+
+def source_names(sources: Sequence[Path | str], base: Path) -> tuple[str, ...]:
+    """The sources as the manifest names them: files relative to `base`."""
+    return tuple(
+        Path(os.path.relpath(source, base)).as_posix() if isinstance(source, Path) else source for source in sources
+    )
+
+
+def common_folder(sources: Sequence[Path | str]) -> Path:
+    """The deepest folder that all files lie in; the working folder if there are no files."""
+    parents = [source.absolute().parent for source in sources if isinstance(source, Path)]
+    return Path(os.path.commonpath(parents)) if parents else Path.cwd()
