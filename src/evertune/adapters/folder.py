@@ -1,0 +1,239 @@
+"""Adapters on disk: standard peft folders, written with the same bytes for the same weights, read with suspicion."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from peft import PeftConfig
+from safetensors.torch import save
+from torch import Tensor
+
+from evertune.errors import CheckpointError, Problem
+from evertune.files import read_json, read_tensors
+
+CONFIG, WEIGHTS, OURS = "adapter_config.json", "adapter_model.safetensors", "evertune.json"
+
+# Options that do not change what an adapter computes, or that are compared apart from the rest.
+_FREE = frozenset(
+    {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
+    | {"r", "lora_alpha", "use_rslora", "lora_dropout", "init_lora_weights", "eva_config", "runtime_config"}
+    | {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"}
+)
+# Other ways to initialise change the base weights too: such an adapter means something else on the base as it is.
+_PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
+
+
+@dataclass(frozen=True)
+class BaseModel:
+    """The model that adapters belong to.
+
+    Attributes:
+        path: Hub id or local folder.
+        fingerprint: Of its configuration and shapes; empty if unknown.
+    """
+
+    path: str
+    fingerprint: str = ""
+
+    def mismatch(self, other: BaseModel, *, exactly: bool) -> str:
+        """What is wrong if an adapter of `other` is put on this model; empty if nothing is.
+
+        Args:
+            other: As an adapter folder names it.
+            exactly: Whether fingerprints must agree if both are known. Otherwise the same last part of the name is
+                enough: precision and place of a model may differ between runs.
+        """
+        known = bool(self.fingerprint and other.fingerprint)
+        if known and self.fingerprint == other.fingerprint:
+            return ""
+        if other.path and _last_part(self.path) != _last_part(other.path):
+            return f"This adapter belongs to the base model `{other.path}`, but the model here is `{self.path}`."
+        if known and exactly:
+            return (
+                f"This adapter belongs to another version of `{other.path}` (fingerprint {other.fingerprint[:12]}) "
+                f"than the model here, `{self.path}` ({self.fingerprint[:12]})."
+            )
+        return ""
+
+
+@dataclass(frozen=True)
+class AdapterFolder:
+    """What was read from a folder.
+
+    Attributes:
+        path: The folder.
+        config: The content of ``adapter_config.json``.
+        tensors: The content of ``adapter_model.safetensors``, on the CPU.
+        base: The model that it says it belongs to.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+    base: BaseModel
+
+    @property
+    def scaling(self) -> float:
+        """What a low-rank change is multiplied with."""
+        rank = self.config["r"]
+        alpha = self.config.get("lora_alpha", 8)  # peft's default, which old folders leave out
+        return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+
+def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor], base: BaseModel) -> None:
+    """Writes a standard peft folder, and beside it the fingerprint of the base model.
+
+    Args:
+        folder: Written into directly: atomicity is the caller's.
+        config: The adapter's.
+        tensors: By their keys in a peft file.
+        base: Goes into the configuration.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    # Through memory, so that a full disk is an OSError, as everywhere.
+    (folder / WEIGHTS).write_bytes(save(dict(tensors), metadata={"format": "pt"}))
+    values = {**config.to_dict(), "base_model_name_or_path": base.path, "inference_mode": True}
+    # peft's sets have another order in every process.
+    values = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
+    (folder / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    if base.fingerprint:
+        ours = {"base_model": dataclasses.asdict(base)}
+        (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+
+
+def read_adapter(folder: Path) -> AdapterFolder:
+    """Reads a peft folder.
+
+    Raises:
+        CheckpointError: If a file is missing, truncated or not what it should be.
+    """
+    if not folder.is_dir():
+        raise CheckpointError("There is no such folder.", where=str(folder))
+    if not (folder / WEIGHTS).exists() and (pickled := sorted(folder.glob("adapter_model.*"))):
+        raise CheckpointError(
+            f"The weights are in `{pickled[0].name}`; only safetensors are read, because such a file can run code.",
+            where=str(folder),
+            instead=f"Load it with peft where you trust it and save it again: that writes `{WEIGHTS}`.",
+        )
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
+        raise CheckpointError(
+            "This is no adapter configuration: `peft_type` is missing.",
+            where=str(folder / CONFIG),
+            instead="Choose a folder that peft or Evertune saved.",
+        )
+    ours = read_json(folder / OURS) if (folder / OURS).exists() else {}
+    named = ours.get("base_model") if isinstance(ours, dict) else None
+    fingerprint = str(named.get("fingerprint", "")) if isinstance(named, dict) else ""
+    base = BaseModel(str(config.get("base_model_name_or_path") or ""), fingerprint)
+    return AdapterFolder(folder, config, read_tensors(folder / WEIGHTS), base)
+
+
+def check_config(found: AdapterFolder, expected: PeftConfig, base: BaseModel, *, exactly: bool) -> None:
+    """Compares what a folder says of an adapter with what is expected here.
+
+    Args:
+        found: The folder.
+        expected: The configuration of adapters here.
+        base: The model here.
+        exactly: Whether the scaling must agree too, and the base model's fingerprint.
+
+    Raises:
+        CheckpointError: With every difference.
+    """
+    problems = list(_base_problems(found, base, exactly=exactly))
+    where = str(found.path / CONFIG)
+    ours = expected.to_dict()
+    kind = str(getattr(expected.peft_type, "value", expected.peft_type))
+    if found.config["peft_type"] != kind:
+        what = f"This adapter is of the kind `{found.config['peft_type'].lower()}`; here it is `{kind.lower()}`."
+        raise CheckpointError([*problems, Problem(where, what, "Set `adapter.kind` to the same.")])
+    problems.extend(_option_problems(found.config, ours, where, exactly=exactly))
+    if problems:
+        raise CheckpointError(problems)
+
+
+def check_tensors(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], where: str, instead: str = "") -> None:
+    """Compares names and shapes of an adapter's tensors.
+
+    Raises:
+        CheckpointError: Naming modules that are missing or too many, and shapes that differ.
+    """
+    problems = [
+        Problem(where, f"{what} {_shown(keys)}.", instead)
+        for what, keys in (
+            ("These tensors are missing:", sorted(expected.keys() - tensors.keys())),
+            ("These tensors belong to modules without an adapter here:", sorted(tensors.keys() - expected.keys())),
+            (
+                "The shapes differ (there, here):",
+                [
+                    f"{key} {tuple(tensors[key].shape)}, {tuple(tensor.shape)}"
+                    for key, tensor in expected.items()
+                    if key in tensors and tensors[key].shape != tensor.shape
+                ],
+            ),
+        )
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(problems)
+
+
+def find_adapter(folder: Path) -> Path:
+    """The peft folder that is meant: `folder` itself, or the only adapter of a stage of a run.
+
+    Raises:
+        CheckpointError: If a stage has several adapters.
+    """
+    if (folder / CONFIG).exists():
+        return folder
+    if (folder / "adapter" / CONFIG).exists():
+        return folder / "adapter"
+    several = sorted(path.parent for path in folder.glob(f"adapters/*/{CONFIG}"))
+    if len(several) > 1:
+        names = ", ".join(f"`{path.relative_to(folder)}`" for path in several)
+        raise CheckpointError(
+            f"This stage has several adapters: {names}.", where=str(folder), instead="Name one of them."
+        )
+    return several[0] if several else folder
+
+
+def _base_problems(found: AdapterFolder, base: BaseModel, *, exactly: bool) -> Iterator[Problem]:
+    if what := base.mismatch(found.base, exactly=exactly):
+        instead = (
+            "Use the adapter with its own base model. If both are the same weights under two names, write the name of "
+            "the model here as `base_model_name_or_path`."
+        )
+        yield Problem(str(found.path / CONFIG), what, instead)
+
+
+def _option_problems(
+    theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str, *, exactly: bool
+) -> Iterator[Problem]:
+    compared = ["r", "lora_alpha", "use_rslora"] if exactly else ["r"]
+    for option in compared:
+        if option in ours and (theirs.get(option) or None) != (ours[option] or None):
+            yield Problem(where, f"`{option}` is {theirs.get(option)} there and {ours[option]} here.", "")
+    if not isinstance(theirs.get("lora_alpha", 0), int | float):
+        yield Problem(where, f"`lora_alpha` is {theirs['lora_alpha']!r}, which is not a number.")
+    if theirs.get("init_lora_weights", True) not in _PLAIN_INITIALISATIONS:
+        what = f"`init_lora_weights: {theirs['init_lora_weights']}` also changed the base model's weights."
+        yield Problem(where, what, "Convert it to a plain adapter with peft first.")
+    for option in sorted(theirs.keys() - _FREE):
+        # An option that peft does not know here is taken as off when its value says so.
+        if (theirs[option] or None) != (ours.get(option) or None):
+            yield Problem(where, f"`{option}` is {theirs[option]} there and {ours.get(option)} here.", "")
+
+
+def _last_part(path: str) -> str:
+    return PurePosixPath(path.replace("\\", "/")).name
+
+
+def _shown(keys: list[str]) -> str:
+    return ", ".join(keys[:6]) + (f" and {len(keys) - 6} more" if len(keys) > 6 else "")

@@ -1,0 +1,85 @@
+"""What peft put on the modules of a model, by module path: nothing here knows about plans."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+Layers = Mapping[str, BaseTunerLayer]
+
+_TAKEN = {*dir(nn.ModuleDict()), *dir(nn.ParameterDict())}
+
+
+@dataclass(frozen=True)
+class PastFactors:
+    """The frozen low-rank changes of one module, stacked.
+
+    Attributes:
+        A: Input bases, ``(k * r, d_in)``, float32, unscaled; adapter by adapter.
+        B: Output bases times the scaling, ``(d_out, k * r)``, float32: ``B @ A`` is the sum of the changes.
+    """
+
+    A: Tensor
+    B: Tensor
+
+
+def peft_name(name: str) -> str:
+    """How peft knows an adapter: by its name, with a ``+`` where peft cannot use that.
+
+    Its tables of modules have no room for their own attributes (a task may be called ``type`` or ``train``), and it
+    takes a part of its prefix ``lora_`` amiss. No name of the bank holds a ``+``.
+    """
+    return f"{name}+" if name in _TAKEN or name in "lora_" else name
+
+
+def tuner_layers(model: nn.Module) -> dict[str, BaseTunerLayer]:
+    """Path in the base model to the adapter layer that peft put there, in the order of the model."""
+    return {path: module for path, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+
+
+def adapter_parameters(layers: Layers, name: str) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters of one adapter with the keys that they have in a peft file.
+
+    Args:
+        layers: As `tuner_layers` returns.
+        name: The adapter, as peft knows it.
+    """
+    for path, layer in layers.items():
+        for attribute in layer.adapter_layer_names:
+            held = getattr(layer, attribute)
+            if name not in held:
+                continue
+            key = f"base_model.model.{path}.{attribute}"
+            if isinstance(held[name], nn.Parameter):
+                yield key, held[name]
+            else:
+                yield from ((f"{key}.{suffix}", parameter) for suffix, parameter in held[name].named_parameters())
+
+
+@torch.no_grad()
+def stacked_factors(layers: Layers, names: Sequence[str]) -> dict[str, PastFactors]:
+    """The low-rank factors of several LoRA adapters, stacked in the order of `names`; copies, without gradient.
+
+    Args:
+        layers: As `tuner_layers` returns.
+        names: The adapters, as peft knows them.
+    """
+    if not names:
+        return {}
+    factors: dict[str, PastFactors] = {}
+    for path, layer in layers.items():
+        assert isinstance(layer, LoraLayer)
+        A = torch.cat([_weight(layer.lora_A[name]) for name in names])
+        B = torch.cat([_weight(layer.lora_B[name]) * layer.scaling[name] for name in names], dim=1)
+        factors[path] = PastFactors(A, B)
+    return factors
+
+
+def _weight(module: nn.Module) -> Tensor:
+    assert isinstance(module, nn.Linear)
+    return module.weight
