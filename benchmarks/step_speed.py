@@ -55,8 +55,9 @@ class FixedLengthLM(CausalLM):
 
 def build(past: int) -> tuple[Feed, Stepper, FixedLengthLM]:
     """A job with `past` frozen adapters below the one that learns."""
-    from evertune.backbones.builtin import builtin_folder
     from transformers import AutoTokenizer
+
+    from evertune.backbones.builtin import builtin_folder
 
     torch.manual_seed(0)
     shape = LlamaConfig(

@@ -89,7 +89,8 @@ class RunFolder:
             return False
         if mode == "fresh":
             return False
-        changed = differences(_read_config(config), settings.resolved)
+        # Both from YAML, which does not keep every character (a next-line mark in a template) as it is.
+        changed = differences(_read_config(config), yaml.safe_load(_config_text(settings)))
         if changed:
             shown = [f"  {line}" for line in changed[:_SHOWN_DIFFERENCES]]
             if len(changed) > _SHOWN_DIFFERENCES:
@@ -118,8 +119,7 @@ class RunFolder:
 
     def create(self, settings: RunSettings) -> None:
         """Writes the configuration of a new run."""
-        text = yaml.safe_dump(dict(settings.resolved), sort_keys=False, allow_unicode=True, width=120)
-        write_text(self.path / "config.yaml", text)
+        write_text(self.path / "config.yaml", _config_text(settings))
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -260,6 +260,10 @@ class RunFolder:
                     where=str(self.path / entry["folder"] / name),
                     instead="Restore it, or start again with `--fresh`.",
                 )
+
+
+def _config_text(settings: RunSettings) -> str:
+    return yaml.safe_dump(dict(settings.resolved), sort_keys=False, allow_unicode=True, width=120)
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:

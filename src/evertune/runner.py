@@ -273,7 +273,7 @@ class _Walk:
         write_json(path / "metrics.json", {**metrics, **row_summary(cells, self.stream.tasks), "training": training})
         write_json(self.folder.path / "matrix.json", self.matrix.to_json())
         self.folder.set_status(stage, "complete")
-        write_plots(self.folder.path)
+        write_plots(self.folder.path, redraw=False)
 
     def _say_row(self, stage: Stage, cells: Mapping[str, Cell]) -> None:
         scores = "  ".join(f"{name} {cell.score:.3f}" for name, cell in cells.items() if cell.score is not None)

@@ -82,9 +82,7 @@ class RunSettings:
 
     def where(self, key: str) -> str:
         """Place of a dotted key in the user's file; the key itself if it was not written there."""
-        while key and key not in self.locations:
-            shorter = key.rpartition(".")[0]
-            if not shorter:
-                return key
-            key = shorter
-        return self.locations.get(key, key)
+        written = key
+        while written and written not in self.locations:
+            written = written.rpartition(".")[0]
+        return self.locations.get(written, key)

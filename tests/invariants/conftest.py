@@ -57,6 +57,12 @@ def write_config(tmp_path: Path) -> Callable[..., Path]:
 
 def results(run: Path) -> dict[str, bytes]:
     """The files of a run that must not depend on how it was interrupted."""
-    patterns = ("stages/*/adapter/*", "stages/*/adapters/*/*", "**/predictions/*.jsonl", "matrix.json", "stages/*/method.*")
+    patterns = (
+        "stages/*/adapter/*",
+        "stages/*/adapters/*/*",
+        "**/predictions/*.jsonl",
+        "matrix.json",
+        "stages/*/method.*",
+    )
     files = sorted({path for pattern in patterns for path in run.glob(pattern) if path.is_file()})
     return {path.relative_to(run).as_posix(): path.read_bytes() for path in files}

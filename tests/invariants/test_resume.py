@@ -40,7 +40,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_killed_at_random_steps_and_in_an_evaluation(name: str, tmp_path: Path, write_config: Callable[..., Path]) -> None:
+def test_killed_at_random_steps_and_in_an_evaluation(
+    name: str, tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
     draw = random.Random(f"kill {name}")
     config = write_config(name, **CASES[name])
     moments = [
@@ -78,7 +80,9 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, write_config: Callable[
     assert {path: path.stat().st_mtime_ns for path in output.glob("stages/*/adapter/*")} == times
 
 
-def test_one_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path, write_config: Callable[..., Path]) -> None:
+def test_one_seed_gives_the_same_bytes_and_another_seed_others(
+    tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
     config = write_config("seeded", train={"max_steps": 3})
     first, second = (uninterrupted(config, tmp_path / name) for name in ("first", "second"))
     other = uninterrupted(write_config("other", seed=4, train={"max_steps": 3}), tmp_path / "third")

@@ -1,6 +1,6 @@
 """Runs configurations one after another in this process; started by ``accelerate launch`` with several processes.
 
-    python two_processes.py CONFIG OUTPUT_DIR [CONFIG OUTPUT_DIR ...]
+python two_processes.py CONFIG OUTPUT_DIR [CONFIG OUTPUT_DIR ...]
 """
 
 from __future__ import annotations

@@ -50,7 +50,8 @@ class Identity:
         path: As adapters name their base model: the hub id or the absolute local folder.
         source: ``local folder``, ``hub`` or ``built in``.
         revision: Commit of a hub model, None otherwise.
-        fingerprint: sha256 over the configuration and the names, shapes and dtypes of the weights, 64 hex digits.
+        fingerprint: sha256 over the configuration and each tensor on disk (name, shape, dtype, first few values);
+            64 hex digits, the same in whatever precision it is loaded.
         notes: Sentences to say aloud: where it was found, cache state, pickle weights, contradictory token ids mended.
     """
 
@@ -90,8 +91,9 @@ class Batch:
     """A padded batch.
 
     Attributes:
-        inputs: Keyword arguments of the model's forward, each ``(batch, time)``; no labels among them for causal models
-            unless the model needs them. Moved to the device by the loop.
+        inputs: Keyword arguments of the model's forward, ``(batch, time)`` each; no labels among them. Causal models
+            may have ``logits_to_keep`` as well, ``(positions,)``: the positions, counted from the end, of which logits
+            are needed. Moved to the device by the loop.
         labels: Token ids that are scored, ``(batch, time)``, -100 elsewhere. For causal models already aligned with
             `inputs`: position t holds the token that position t - 1 predicts, as Hugging Face does.
         ids: Row ids; an empty string marks a filler row that counts for nothing (all its labels are -100).
@@ -116,9 +118,10 @@ class LossOutput:
     Attributes:
         sum: Sum of the negative log-likelihood (nats) of the scored tokens, float32 scalar with gradient.
         count: Number of scored tokens.
-        logits: ``(batch, time, vocabulary)``, position t predicts label t + 1 (causal) or label t (seq2seq); what
-            distillation reads.
-        extra: Anything else a method may need.
+        logits: ``(batch, positions, vocabulary)``, what distillation reads: only positions that predict an answer token
+            in some row, where the model can leave out the others.
+        extra: Anything else a method may need; ``labels``, ``(batch, positions)``, holds the token that each position
+            of `logits` predicts, -100 where it is not scored.
     """
 
     sum: Tensor

@@ -47,9 +47,10 @@ def fair_shares(demands: Sequence[int], budget: int) -> list[int]:
     left = min(budget, sum(demands))
     hungry: list[int] = [index for index, demand in enumerate(demands) if demand > 0]
     while left and hungry:
-        each, rest = divmod(left, len(hungry))
-        for place, index in enumerate(hungry):
-            given = min(each + int(place < rest), demands[index] - shares[index])
+        # Equal parts as long as there are any; only then the remainder, one by one.
+        each = left // len(hungry)
+        for index in hungry if each else hungry[:left]:
+            given = min(max(each, 1), demands[index] - shares[index])
             shares[index] += given
             left -= given
         hungry = [index for index in hungry if shares[index] < demands[index]]

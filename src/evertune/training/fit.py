@@ -34,13 +34,14 @@ def fit(job: FitJob) -> FitResult:
         Interrupted: If the user asked to stop; a checkpoint was written.
         CheckpointError: If the checkpoint is damaged.
     """
-    loop = _Loop(job)
+    loop: _Loop | None = None
     try:
+        loop = _Loop(job)
         with job.console.progress(job.title, loop.feed.total_steps) as progress:
             loop.run(progress)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise memory_exhausted(job.title, loop.step, job.config) from error
+            raise memory_exhausted(job.title, loop.step if loop else 0, job.config) from error
         raise
     finally:
         if distributed.world_size() > 1:

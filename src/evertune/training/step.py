@@ -78,12 +78,16 @@ class Stepper:
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
         # One transfer from the device: everything that has to be looked at.
         names = ["loss", *terms, "gradient norm"]
-        values = torch.stack([value.float() for value in (loss, *terms.values(), norm)]).tolist()
+        # The loss of all processes: one that is not finite must be seen by every one of them.
+        seen = (distributed.all_sum(loss), *terms.values(), norm)
+        values = torch.stack([value.float() for value in seen]).tolist()
         broken = tuple(name for name, value in zip(names, values, strict=True) if not math.isfinite(value))
-        if broken == ("gradient norm",) and self.scaler.is_enabled() and self.scaler.get_scale() >= 1:
-            broken = ()  # how float16 finds its scale: the scaler skips this step and halves the scale
+        # How float16 finds its scale: a step that overflows is skipped, and the scale halved.
+        skipped = broken == ("gradient norm",) and self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        if skipped:
+            broken = ()
         if not broken:
-            self._update()
+            self._update(skipped)
         shown = dict(zip(terms, values[1:-1], strict=True))
         return StepOutcome(loss, shown, values[-1], count, stop > 0, broken)
 
@@ -114,9 +118,10 @@ class Stepper:
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, self._job.autocast) if self._job.autocast else nullcontext()
 
-    def _update(self) -> None:
-        self.scaler.step(self.optimizer)
+    def _update(self, skipped: bool) -> None:
+        if not skipped:
+            self.scaler.step(self.optimizer)
+            self.schedule.step()
+            self._job.methods.after_step(self._job.states, self._job.context, self.parameters)
         self.scaler.update()
-        self.schedule.step()
-        self._job.methods.after_step(self._job.states, self._job.context, self.parameters)
         self.optimizer.zero_grad(set_to_none=True)
