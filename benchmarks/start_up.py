@@ -27,7 +27,7 @@ def seconds(command: list[str]) -> float:
 
 def main() -> None:
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for name, command in COMMANDS.items():
+    for command in COMMANDS.values():
         seconds(command)  # the file cache, for everyone
     for _ in range(ROUNDS):
         for name, command in COMMANDS.items():

@@ -35,7 +35,7 @@ _PUBLIC = {
     "EvertuneError": "evertune.errors:EvertuneError",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = ["__version__", *_PUBLIC]  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -55,7 +55,7 @@ def global_state() -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors[f"cuda.{index}"] = torch.cuda.get_rng_state(index)
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = numpy.random.get_state(legacy=True)
-    tensors["numpy"] = torch.from_numpy(keys.astype("int64"))
+    tensors["numpy"] = torch.from_numpy(numpy.asarray(keys, dtype="int64"))
     return tensors, {
         "python": [version, list(words), gauss],
         "numpy": [name, int(position), int(has_gauss), float(cached)],

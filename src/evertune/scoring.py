@@ -119,7 +119,9 @@ class DevScorer:
         during = self.config.during_training
         if isinstance(during, EverySteps):
             return step % during.steps == 0
-        return end_of_epoch if during == "epoch" else step in during
+        if during in ("none", "epoch"):
+            return during == "epoch" and end_of_epoch
+        return step in during
 
     def score(self) -> tuple[float, float | None]:
         """Mean score and loss over the stage's tasks, with the adapters that are being trained."""
