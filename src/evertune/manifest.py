@@ -17,6 +17,7 @@ def new_manifest(parts: Parts) -> dict[str, Any]:
     identity, settings = parts.backbone.identity, parts.settings
     return {
         "format": 1,
+        "run_name": settings.run_name,
         "stream": stream_manifest(parts.stream),
         "backbone": {
             "path": identity.path,

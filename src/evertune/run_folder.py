@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import yaml
 
+from evertune import dialect
 from evertune.errors import CheckpointError, ConfigError, InputError, Problem
 from evertune.files import read_json, sha256_of_folder, write_json, write_text
 from evertune.settings import RunSettings
@@ -25,7 +26,9 @@ _SHOWN_DIFFERENCES = 12
 
 
 def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested mappings as dotted keys; lists and scalars are leaves."""
+    """Nested mappings, and lists of mappings, as dotted keys; other lists and scalars are leaves."""
+    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
     if not isinstance(value, Mapping) or not value:
         return {prefix: value}
     flat: dict[str, Any] = {}
@@ -263,7 +266,7 @@ class RunFolder:
 
 
 def _config_text(settings: RunSettings) -> str:
-    return yaml.safe_dump(dict(settings.resolved), sort_keys=False, allow_unicode=True, width=120)
+    return dialect.dump(dict(settings.resolved))
 
 
 def _read_config(file: Path) -> Mapping[str, Any]:

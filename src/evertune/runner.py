@@ -12,6 +12,7 @@ from typing import Any
 from evertune import distributed
 from evertune.adapters.spec import AdapterPlan
 from evertune.assembly import Parts, assemble
+from evertune.checking import check_adapter, check_rows
 from evertune.console import Console, duration
 from evertune.environment import describe_environment
 from evertune.evaluation.cell import Cell, row_summary
@@ -70,7 +71,11 @@ def run(settings: RunSettings, *, console: Console | None = None, mode: Mode = "
     folder = RunFolder(settings.output_dir)
     resuming = folder.check(settings, mode)
     with StopRequest() as stop:
+        if not resuming:
+            check_adapter(settings)
         parts = assemble(settings, console)
+        if not resuming:
+            check_rows(settings, parts.stream, parts.backbone)
         if mode == "fresh":
             aside = distributed.on_main(folder.move_aside)
             if aside is not None:

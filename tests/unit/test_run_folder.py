@@ -71,7 +71,7 @@ def unprivileged() -> Iterator[None]:
 
 def test_nested_options_become_dotted_keys() -> None:
     nested = {"a": {"b": {"c": 1}, "d": [{"e": 2}]}, "f": {}, "g": None}
-    assert flattened(nested) == {"a.b.c": 1, "a.d": [{"e": 2}], "f": {}, "g": None}
+    assert flattened(nested) == {"a.b.c": 1, "a.d.0.e": 2, "f": {}, "g": None}
 
 
 def test_differences_name_key_and_both_values() -> None:

@@ -60,7 +60,7 @@ def _context(run: Run) -> dict[str, Any]:
     training = training_series(run)
     return {
         "version": __version__,
-        "name": run.folder.resolve().name,
+        "name": run.name,
         "facts": views.facts(run),
         "stamps": views.stamps(run),
         "cards": views.cards(run),

@@ -79,6 +79,11 @@ class Run:
     folder: Path
     manifest: Mapping[str, Any]
 
+    @property
+    def name(self) -> str:
+        """Name of the run."""
+        return self.manifest["run_name"]
+
     @cached_property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, in stream order."""

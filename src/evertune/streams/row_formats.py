@@ -94,6 +94,9 @@ def recognise(rows: Sequence[RawRow], columns: Mapping[str, str], bad: BadRows) 
         The format, or None.
     """
     usable = [each for each in FORMATS if set(columns) <= each.keys]
+    if rows and not all(any(theirs in row.values for row in rows) for theirs in columns.values()):
+        _add_unknown_keys(rows[0], columns, bad)
+        return None
     for row in rows:
         keys = set(_renamed(row.values, columns))
         for each in usable:

@@ -281,6 +281,7 @@ def _split(task: str, split: str, count: int, rule: str) -> dict[str, Any]:
 def _manifest(tasks: tuple[str, ...], stages: list[dict[str, Any]], zero_shot: bool) -> dict[str, Any]:
     return {
         "format": 1,
+        "run_name": "order 1, sequential",
         "stream": {
             "name": "cl-benchmark",
             "task_identity_in_prompt": True,

@@ -1,0 +1,132 @@
+"""Checks of a run's parts that need no weights, before hours are spent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from evertune.adapters.bank import AdapterBank
+from evertune.assembly import check_tasks
+from evertune.backbones.base import Encoded
+from evertune.backbones.loading import build_skeleton, load_row_encoder
+from evertune.backbones.location import resolve_path
+from evertune.console import Console
+from evertune.errors import DataError, InputError, Problem
+from evertune.settings import RunSettings
+from evertune.streams.examples import PromptTarget
+from evertune.streams.task import Stream, Task
+
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What the checks came upon.
+
+    Attributes:
+        stream: The stream, loaded.
+        notes: What is worth knowing about the model.
+        cut: By task, how many inputs and how many answers are cut to fit.
+    """
+
+    stream: Stream
+    notes: tuple[str, ...]
+    cut: Mapping[str, tuple[int, int]]
+
+
+def check_parts(settings: RunSettings, console: Console) -> Checked:
+    """Checks rows, model, adapters, and how rows are encoded; it complains when all of it is checked.
+
+    Args:
+        settings: The configuration.
+        console: Told what is odd about the rows.
+
+    Raises:
+        InputError: With the problems of every part.
+    """
+    problems: list[Problem] = []
+    stream = _tried(lambda: _checked_stream(settings, console), problems)
+    loaded = _tried(lambda: load_row_encoder(settings.backbone), problems)
+    if loaded is not None:
+        _tried(lambda: check_adapter(settings), problems)
+    if stream is None or loaded is None:
+        raise InputError(problems)
+    encoder, notes = loaded
+    cut = _tried(lambda: check_rows(settings, stream, encoder), problems)
+    if cut is None or problems:
+        raise InputError(problems)
+    return Checked(stream, notes, cut)
+
+
+class Encoder(Protocol):
+    """Encodes rows: a backbone, or its tokenizer alone."""
+
+    def encode(
+        self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int
+    ) -> Sequence[Encoded]:
+        """Token ids of every row."""
+        ...
+
+
+def check_rows(settings: RunSettings, stream: Stream, encoder: Encoder) -> dict[str, tuple[int, int]]:
+    """Encodes every row once, so that no stage meets one that cannot be.
+
+    Returns:
+        By task, how many inputs and how many answers are cut to fit.
+
+    Raises:
+        DataError: With the rows of all tasks whose instructions are too long or whose answers are empty.
+    """
+    problems: list[Problem] = []
+    cut = {
+        task.name: _tried(lambda index=index, task=task: _cut(settings, index, task, encoder), problems) or (0, 0)
+        for index, task in enumerate(stream.tasks)
+    }
+    if problems:
+        raise DataError(problems)
+    return cut
+
+
+def _cut(settings: RunSettings, index: int, task: Task, encoder: Encoder) -> tuple[int, int]:
+    """Encodes all rows of a task: inputs and answers that had to be cut.
+
+    Raises:
+        DataError: If a row cannot be encoded.
+    """
+    train = settings.for_task(task.name, index).train
+    encoded = encoder.encode(
+        [*task.train, *task.dev, *task.test],
+        max_source_length=train.max_source_length,
+        max_target_length=train.max_target_length,
+    )
+    return sum(row.source_cut for row in encoded), sum(row.target_cut for row in encoded)
+
+
+def _tried(check: Callable[[], _Result], problems: list[Problem]) -> _Result | None:
+    try:
+        return check()
+    except InputError as error:
+        problems += error.problems
+        return None
+
+
+def _checked_stream(settings: RunSettings, console: Console) -> Stream:
+    stream = settings.stream.load(seed=settings.seed, console=console)
+    check_tasks(settings, stream)
+    return stream
+
+
+def check_adapter(settings: RunSettings) -> None:
+    """Puts the configured adapter on a model without weights, as the run will put it on the real one.
+
+    Raises:
+        InputError: If kind, targets or layers match nothing, or `start_from` does not fit.
+    """
+    model = build_skeleton(settings.backbone)
+    location = resolve_path(settings.backbone.path, revision=settings.backbone.revision).location
+    bank = AdapterBank(model, settings.adapter, task_type=settings.backbone.task_type, base_path=location)
+    if settings.adapter.start_from is None:
+        bank.add("check", seed=settings.seed)
+    else:
+        bank.start_from("check", settings.adapter.start_from)

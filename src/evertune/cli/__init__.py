@@ -1,0 +1,1 @@
+"""The command line: one small module per verb. Nothing here imports torch before a verb needs it."""

@@ -1,0 +1,99 @@
+"""What contradicts itself across the options, as far as no data and no model is needed to see it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from evertune.backbones.base import BackboneConfig
+from evertune.backbones.builtin import PREFIX
+from evertune.errors import Problem
+from evertune.evaluation.config import EvaluationConfig
+from evertune.methods.base import Method
+from evertune.methods.stack import composition_problems
+from evertune.training.config import TrainConfig
+
+_ADAMW_ONLY = ("adam_beta1", "adam_beta2", "adam_epsilon")
+_WARMUP = ("warmup_steps", "warmup_ratio")
+
+
+@dataclass(frozen=True)
+class Written:
+    """Where options were written.
+
+    Attributes:
+        locations: Dotted keys to places.
+        blocks: Blocks that stand over the base, the strongest first: ``per_task.MNLI``, ``after_first``.
+    """
+
+    locations: Mapping[str, str]
+    blocks: tuple[str, ...] = ()
+
+    def key(self, key: str) -> str | None:
+        """The dotted key under which an option was written; None if it has its default value."""
+        forms = [f"{block}.{key}" for block in self.blocks] + [key]
+        return next((form for form in forms if form in self.locations), None)
+
+    def problem(self, key: str, what: str, instead: str) -> Problem:
+        """A problem of an option, by its place if it was written."""
+        key = self.key(key) or key
+        place = self.locations.get(key)
+        named = place is not None and place.endswith(f" {key}")
+        return Problem(key if place is None else place if named else f"{place}: {key}", what, instead)
+
+
+def check_methods(methods: tuple[tuple[str, Method], ...], written: Written) -> Iterator[Problem]:
+    """Methods that cannot be composed."""
+    for problem in composition_problems(methods):
+        yield written.problem("method", problem.what, problem.instead)
+
+
+def check_backbone(
+    backbone: BackboneConfig, methods: tuple[tuple[str, Method], ...], written: Written
+) -> Iterator[Problem]:
+    """Options of the model that exclude each other, or the methods."""
+    if backbone.revision is not None and (backbone.path.startswith(PREFIX) or Path(backbone.path).is_absolute()):
+        what = "only a hub id has revisions; this model is a folder."
+        yield written.problem("backbone.revision", what, "Remove the key.")
+    if backbone.quantization is not None and find_spec("bitsandbytes") is None:
+        what = "needs the package bitsandbytes, which is not installed."
+        yield written.problem("backbone.quantization", what, "Run `pip install 'evertune[quantization]'`.")
+    for name, method in methods if backbone.quantization is not None else ():
+        if "trainable_base" in method.requires:
+            what = f"method {name} trains base weights, which a quantised model does not allow."
+            yield written.problem("backbone.quantization", what, "Write `quantization: null`.")
+    if (backbone.attn_implementation or "").startswith("flash_attention") and backbone.dtype == "float32":
+        what = f"{backbone.attn_implementation} does not compute in float32."
+        yield written.problem("backbone.attn_implementation", what, "Write `dtype: bfloat16`, or sdpa here.")
+
+
+def check_train(train: TrainConfig, written: Written) -> Iterator[Problem]:
+    """Options of training that would be ignored, or leave nothing to do."""
+    for option in _WARMUP:
+        if getattr(train, option) and train.lr_scheduler_type == "constant":
+            what = "has no effect: the schedule `constant` has no warm-up."
+            yield written.problem(f"train.{option}", what, "Write `lr_scheduler_type: constant_with_warmup`.")
+    if train.warmup_steps and train.warmup_ratio:
+        yield written.problem("train.warmup_ratio", "has no effect beside `warmup_steps`.", "Keep one of the two.")
+    if train.max_steps == 0:
+        what = "0 steps would learn nothing."
+        yield written.problem("train.max_steps", what, "Write -1 to train for `num_train_epochs`.")
+    if 0 < train.max_steps <= train.warmup_steps:
+        what = f"a warm-up of {train.warmup_steps} steps leaves none of the {train.max_steps} of `max_steps`."
+        yield written.problem("train.warmup_steps", what, "Write fewer.")
+    for option in _ADAMW_ONLY if train.optim != "adamw_torch" else ():
+        if written.key(f"train.{option}") is not None:
+            yield written.problem(f"train.{option}", f"has no effect with `optim: {train.optim}`.", "Remove the key.")
+
+
+def check_evaluation(evaluation: EvaluationConfig, written: Written) -> Iterator[Problem]:
+    """Options of evaluation that contradict each other."""
+    if evaluation.keep != "last" and evaluation.during_training == "none":
+        what = f"`{evaluation.keep}` chooses among evaluations while training, and there are none."
+        yield written.problem("evaluation.keep", what, "Write for example `during_training: epoch`.")
+    steps = evaluation.during_training
+    if isinstance(steps, tuple) and (not steps or list(steps) != sorted(set(steps))):
+        what = "must be a list of rising step numbers."
+        yield written.problem("evaluation.during_training", what, "Write for example [1, 50, 100].")
