@@ -72,6 +72,7 @@ def test_the_manifest_of_a_new_run() -> None:
     assert json.loads(json.dumps(found)) == found
     assert found == {
         "format": 1,
+        "run_name": "a",
         "stream": {
             "name": "cl-benchmark",
             "task_identity_in_prompt": False,

@@ -9,8 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from evertune.adapters.spec import AdapterSpec
 from evertune import dialect
+from evertune.adapters.spec import AdapterSpec
 from evertune.config.checks import Written, check_backbone, check_evaluation, check_methods, check_train
 from evertune.config.marks import Node, Plain, invented, parse
 from evertune.config.messages import described

@@ -9,8 +9,8 @@ from typing import TypeAlias, cast
 
 import yaml
 
-from evertune.dialect import TAG, Loader, scalar
 from evertune.config.syntax import explain, explain_character
+from evertune.dialect import TAG, Loader, scalar
 from evertune.errors import ConfigError, Problem
 
 Scalar: TypeAlias = "bool | int | float | str | None"
