@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
@@ -34,6 +35,7 @@ class Parts:
         accelerator: Device and processes.
         gpus: Every GPU as ``(name, free bytes, total bytes)`` when the device was chosen.
         stages: The stages of the run.
+        sources: Where the weights of the bank's adapters were read, by name.
     """
 
     settings: RunSettings
@@ -43,6 +45,7 @@ class Parts:
     accelerator: Accelerator
     gpus: list[tuple[str, int, int]]
     stages: tuple[Stage, ...]
+    sources: dict[str, Path] = field(default_factory=dict)
 
     @property
     def autocast(self) -> torch.dtype | None:
@@ -50,7 +53,7 @@ class Parts:
         return autocast_dtype(self.settings.backbone.dtype)
 
     def stage_settings(self, stage: Stage) -> StageSettings:
-        """What holds in a stage: the settings of its task; of the first task where there are several."""
+        """What holds in a stage: the settings of its task; those of no task in particular where it learns several."""
         if len(stage.tasks) > 1:
             return self.settings.first
         return self.settings.for_task(stage.name, stage.index)
@@ -64,24 +67,30 @@ class Parts:
         return MethodStack(self.stage_settings(stage).methods)
 
     def place_adapters(self, plan: AdapterPlan, folder: RunFolder, before: int) -> None:
-        """Puts a plan's adapters on the model: what the bank lacks is read from the run, or made new.
+        """Puts a plan's adapters on the model, with the newest weights saved before a stage, or else new ones.
 
         Args:
             plan: The plan.
             folder: The run.
-            before: Only stages with a smaller index are read.
+            before: Only stages with a smaller index are read; 0 is the beginning, where `start_from` counts.
         """
         for name in plan.active:
-            if name in self.bank.names:
-                continue
             saved = folder.adapter_folder(name, before)
             if saved is not None:
-                self.bank.load(name, saved)
-            elif self.settings.adapter.start_from is not None and not self.bank.names:
-                self.bank.start_from(name, self.settings.adapter.start_from)
-            else:
-                self.bank.add(name, seed=derive_seed(self.settings.seed, "adapter", name))
+                # What the bank holds may be older or newer: stages can be scored again in a resumed run.
+                if name not in self.bank.names or self.sources.get(name) != saved:
+                    folder.verify_adapter(saved)
+                    self.bank.load(name, saved)
+                    self.sources[name] = saved
+            elif name not in self.bank.names:
+                self._add(name, first=before == 0 and not self.bank.names)
         self.bank.apply(plan)
+
+    def _add(self, name: str, *, first: bool) -> None:
+        if first and self.settings.adapter.start_from is not None:
+            self.bank.start_from(name, self.settings.adapter.start_from)
+        else:
+            self.bank.add(name, seed=derive_seed(self.settings.seed, "adapter", name))
 
 
 def assemble(settings: RunSettings, console: Console) -> Parts:
@@ -145,18 +154,24 @@ def check_tasks(settings: RunSettings, stream: Stream) -> None:
 
 
 def _joint_training_problems(settings: RunSettings, stream: Stream) -> list[Problem]:
-    """All tasks at once share one loop: only the number of epochs may differ between them."""
-    common = dataclasses.replace(settings.first.train, num_train_epochs=1)
+    """All tasks at once share one loop: only the number of epochs, and how answers are scored, may differ."""
+    common = _of_stage(settings.first)
     problems = []
     for index, name in enumerate(stream.names):
-        train = settings.for_task(name, index).train
-        if dataclasses.replace(train, num_train_epochs=1) != common:
+        if _of_stage(settings.for_task(name, index)) != common:
             where = f"per_task.{name}" if name in settings.per_task else "after_first"
             problems.append(
                 Problem(
                     settings.where(where),
                     f"Multi-task training learns all tasks at once and cannot train `{name}` with options of its own.",
-                    "Only `train.num_train_epochs` may differ between tasks.",
+                    "Only `train.num_train_epochs` and how answers are scored may differ between tasks.",
                 )
             )
     return problems
+
+
+def _of_stage(settings: StageSettings) -> tuple[object, ...]:
+    """What holds for a whole stage, and not for each of its tasks."""
+    evaluation = settings.evaluation
+    train = dataclasses.replace(settings.train, num_train_epochs=1)
+    return train, settings.methods, evaluation.tasks, evaluation.during_training, evaluation.keep

@@ -37,6 +37,7 @@ class Console:
         self.speaks = distributed.is_main() if speaks is None else speaks
         self.plain_every_s = plain_every_s
         self._log: TextIO | None = None
+        self._unlogged: list[str] | None = []  # said before the first log; None once there was one
         self._rich: Any = None
 
     @property
@@ -50,10 +51,12 @@ class Console:
         return self._rich
 
     def attach_log(self, path: Path) -> None:
-        """From now on everything is also appended to `path`, with times."""
+        """From now on everything is also appended to `path`, with times; to the first log what was said before."""
         self.detach_log()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._log = path.open("a", encoding="utf-8", buffering=1)
+        self._log.writelines(self._unlogged or ())
+        self._unlogged = None
 
     def detach_log(self) -> None:
         """Closes the log."""
@@ -62,9 +65,12 @@ class Console:
             self._log = None
 
     def _record(self, text: str) -> None:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S")
+        lines = [f"{stamp} {line}\n" for line in text.splitlines()]
         if self._log is not None:
-            stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-            self._log.writelines(f"{stamp} {line}\n" for line in text.splitlines())
+            self._log.writelines(lines)
+        elif self._unlogged is not None:
+            self._unlogged += lines
 
     def say(self, text: str = "") -> None:
         """A line or a block of text, printed as it is (no markup)."""

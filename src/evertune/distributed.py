@@ -81,6 +81,14 @@ def barrier() -> None:
         dist.barrier()
 
 
+def leave() -> None:
+    """Ends the group of processes: without it some back ends abort when the program ends."""
+    if _active():
+        import torch.distributed as dist
+
+        dist.destroy_process_group()
+
+
 def on_main(function: Callable[[], Result]) -> Result:
     """Calls `function` in the main process only; all processes get its result, or its error.
 

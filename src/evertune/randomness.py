@@ -7,7 +7,6 @@ import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
 
@@ -25,13 +24,6 @@ def derive_seed(seed: int, *purpose: str | int) -> int:
 def python_generator(seed: int, *purpose: str | int) -> random.Random:
     """A `random.Random` for one purpose."""
     return random.Random(derive_seed(seed, *purpose))
-
-
-def torch_generator(seed: int, *purpose: str | int) -> torch.Generator:
-    """A CPU `torch.Generator` for one purpose."""
-    import torch
-
-    return torch.Generator().manual_seed(derive_seed(seed, *purpose))
 
 
 def seed_everything(seed: int, *purpose: str | int) -> None:

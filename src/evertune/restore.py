@@ -7,13 +7,13 @@ from pathlib import Path
 
 import torch
 
-from evertune import distributed
 from evertune.adapters.bank import AdapterBank
 from evertune.adapters.spec import AdapterPlan
 from evertune.assembly import Parts, assemble
 from evertune.backbones.base import Backbone
 from evertune.console import Console
 from evertune.errors import ConfigError
+from evertune.manifest import stream_manifest
 from evertune.run_folder import RunFolder
 from evertune.settings import RunSettings
 from evertune.streams.task import Stage, Stream
@@ -26,12 +26,12 @@ class RestoredStage:
     Attributes:
         parts: The parts of the run.
         folder: The run's folder.
-        stage: The stage; None for the untouched model.
+        stage: The stage.
     """
 
     parts: Parts
     folder: RunFolder
-    stage: Stage | None
+    stage: Stage
 
     @property
     def settings(self) -> RunSettings:
@@ -60,17 +60,14 @@ class RestoredStage:
 
     def plan_for(self, task: int) -> AdapterPlan:
         """The adapters that answer for the task with this index."""
-        return AdapterPlan(()) if self.stage is None else self.parts.methods(self.stage).eval_adapters(self.stage, task)
+        return self.parts.methods(self.stage).eval_adapters(self.stage, task)
 
     def place(self, task: int) -> None:
         """Puts the adapters of a task on the model."""
-        before = 0 if self.stage is None else self.stage.index + 1
-        self.parts.place_adapters(self.plan_for(task), self.folder, before)
+        self.parts.place_adapters(self.plan_for(task), self.folder, self.stage.index + 1)
 
 
-def restore_stage(
-    settings: RunSettings, run_dir: Path, stage: int | None, console: Console, *, base: bool = False
-) -> RestoredStage:
+def restore_stage(settings: RunSettings, run_dir: Path, stage: int | None, console: Console) -> RestoredStage:
     """Loads a run as it was after a stage.
 
     Args:
@@ -78,7 +75,6 @@ def restore_stage(
         run_dir: The run's folder.
         stage: Number of the stage, 1 for the first; None for the last that is trained.
         console: Where notes are said.
-        base: Whether to load the untouched model instead of a stage.
 
     Raises:
         CheckpointError: If the folder is not a run, or is damaged.
@@ -87,23 +83,21 @@ def restore_stage(
     folder = RunFolder(run_dir)
     folder.load()
     done = [entry["index"] for entry in folder.manifest["stages"] if entry["status"] != "pending"]
-    if not base:
-        if not done:
-            raise ConfigError("No stage of this run is trained yet.", where=str(run_dir), instead="Run it on.")
-        if stage is not None and stage - 1 not in done:
-            raise ConfigError(
-                f"Stage {stage} is not trained.",
-                where="--stage",
-                instead=f"Write one of {', '.join(str(index + 1) for index in done)}.",
-            )
+    if not done:
+        raise ConfigError("No stage of this run is trained yet.", where=str(run_dir), instead="Run it on.")
+    if stage is not None and stage - 1 not in done:
+        raise ConfigError(
+            f"Stage {stage} is not trained.",
+            where="--stage",
+            instead=f"Write one of {', '.join(str(index + 1) for index in done)}.",
+        )
     parts = assemble(settings, console)
-    chosen = None if base else parts.stages[stage - 1 if stage is not None else done[-1]]
-    if distributed.is_main():
-        fingerprint = folder.manifest["backbone"]["fingerprint"]
-        if fingerprint != parts.backbone.identity.fingerprint:
-            raise ConfigError(
-                f"The base model at {parts.backbone.identity.path} is not the one that this run was trained on.",
-                where=settings.where("backbone.path"),
-                instead="Restore it.",
-            )
-    return RestoredStage(parts, folder, chosen)
+    if folder.manifest["backbone"]["fingerprint"] != parts.backbone.identity.fingerprint:
+        raise ConfigError(
+            f"The base model at {parts.backbone.identity.path} is not the one that this run was trained on.",
+            where=settings.where("backbone.path"),
+            instead="Restore it.",
+        )
+    for problem in folder.changed_rows(stream_manifest(parts.stream)):
+        console.warn(f"{problem.where}: {problem.what}")
+    return RestoredStage(parts, folder, parts.stages[stage - 1 if stage is not None else done[-1]])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -14,14 +15,24 @@ import yaml
 
 from evertune import dialect
 from evertune.errors import CheckpointError, ConfigError, InputError, Problem
-from evertune.files import read_json, sha256_of_folder, write_json, write_text
+from evertune.files import read_json, sha256, sha256_of_folder, write_json, write_text
 from evertune.settings import RunSettings
 from evertune.streams.task import Stage
 
 Mode = Literal["auto", "resume", "fresh"]
 
-# Where the folder is and what it is called changes nothing in it.
-_NOT_COMPARED = ("output_dir", "run_name")
+# What changes no result, and so may be changed while a run is under way: where the folder is and what it is called, how
+# much memory is taken, how often something is written.
+_NOT_COMPARED = (
+    "output_dir",
+    "run_name",
+    "backbone.gradient_checkpointing",
+    "evaluation.per_device_eval_batch_size",
+    "train.logging_steps",
+    "train.save_steps",
+)
+# Only their product matters: how the rows of a step are split changes nothing.
+_ROWS_OF_A_STEP = ("train.per_device_train_batch_size", "train.gradient_accumulation_steps")
 _SHOWN_DIFFERENCES = 12
 
 
@@ -38,8 +49,8 @@ def flattened(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    """Lines ``key: old -> new`` for every option in which two resolved configurations differ."""
-    before, after = (flattened({k: v for k, v in c.items() if k not in _NOT_COMPARED}) for c in (old, new))
+    """Lines ``key: old -> new`` for the options that can change a result and differ between resolved configurations."""
+    before, after = _compared(old), _compared(new)
     keys = [*after, *(key for key in before if key not in after)]
     missing = "(absent)"
     return [
@@ -47,6 +58,14 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         for key in keys
         if before.get(key, missing) != after.get(key, missing)
     ]
+
+
+def _compared(config: Mapping[str, Any]) -> dict[str, Any]:
+    flat = {key: value for key, value in flattened(config).items() if key not in _NOT_COMPARED}
+    if all(isinstance(flat.get(key), int) for key in _ROWS_OF_A_STEP):
+        per_device, accumulation = (flat.pop(key) for key in _ROWS_OF_A_STEP)
+        flat["train rows per step and process"] = per_device * accumulation
+    return flat
 
 
 class RunFolder:
@@ -79,6 +98,8 @@ class RunFolder:
     def _check(self, settings: RunSettings, mode: Mode) -> bool:
         config = self.path / "config.yaml"
         if not config.is_file():
+            if (self.path / "manifest.json").is_file():
+                return self._without_configuration(config, mode)
             if self.path.is_dir() and any(not _is_ours(entry.name) for entry in self.path.iterdir()):
                 raise ConfigError(
                     "This folder holds files that do not belong to a run.",
@@ -89,6 +110,8 @@ class RunFolder:
                 raise ConfigError(
                     "There is no run to resume.", where=str(self.path), instead="Leave out `--resume` to start one."
                 )
+            with self._usable("write"):
+                self._check_place()
             return False
         if mode == "fresh":
             return False
@@ -104,6 +127,29 @@ class RunFolder:
                 instead="Give another `--output-dir`, or `--fresh` to move the old run aside.",
             )
         return True
+
+    def _check_place(self) -> None:
+        """Checks that the folder can be made or written to, before minutes are spent on loading a model.
+
+        Raises:
+            OSError: If it cannot.
+        """
+        place = self.path
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    def _without_configuration(self, config: Path, mode: Mode) -> bool:
+        if mode == "fresh":
+            return False
+        raise CheckpointError(
+            "This file of the run is missing.",
+            where=str(config),
+            instead="Restore it, give another `--output-dir`, or `--fresh` to move the old run aside.",
+        )
 
     def move_aside(self) -> Path | None:
         """Renames the folder to ``<name>.old-<number>`` and returns the new name; None if nothing stands there.
@@ -177,7 +223,7 @@ class RunFolder:
             self.save()
             return
         self.manifest = read_json(file)
-        problems = [*self._changed_rows(manifest), *self._changed_model(manifest)]
+        problems = [*self.changed_rows(manifest["stream"]), *self._changed_model(manifest)]
         if problems:
             raise ConfigError(problems)
 
@@ -199,17 +245,23 @@ class RunFolder:
         """Writes the manifest."""
         write_json(self.path / "manifest.json", self.manifest)
 
-    def _changed_rows(self, manifest: Mapping[str, Any]) -> Iterator[Problem]:
-        new = {task["name"]: task["splits"] for task in manifest["stream"]["tasks"]}
-        for task in self.manifest["stream"]["tasks"]:
-            for split, record in task["splits"].items():
-                now = new.get(task["name"], {}).get(split)
-                if now is None or now["sha256"] != record["sha256"]:
-                    yield Problem(
-                        str(self.path),
-                        f"The {split} rows of task {task['name']} are not those that this run began with.",
-                        "Restore the data, or use `--fresh`.",
-                    )
+    def changed_rows(self, stream: Mapping[str, Any]) -> list[Problem]:
+        """Splits whose rows are not those that the run began with.
+
+        Args:
+            stream: The stream's section of a manifest that is made from the rows of today.
+        """
+        now = {task["name"]: task["splits"] for task in stream["tasks"]}
+        return [
+            Problem(
+                str(self.path),
+                f"The {split} rows of task {task['name']} are not those that this run began with.",
+                "Restore the data, or use `--fresh`.",
+            )
+            for task in self.manifest["stream"]["tasks"]
+            for split, record in task["splits"].items()
+            if now.get(task["name"], {}).get(split, {}).get("sha256") != record["sha256"]
+        ]
 
     def _changed_model(self, manifest: Mapping[str, Any]) -> Iterator[Problem]:
         if self.manifest["backbone"]["fingerprint"] != manifest["backbone"]["fingerprint"]:
@@ -240,27 +292,40 @@ class RunFolder:
         self.save()
 
     def adapter_folder(self, name: str, before: int) -> Path | None:
-        """Where the newest weights of an adapter lie that a stage with an index below `before` saved, if any.
-
-        Raises:
-            CheckpointError: If a file there is not the one that was written.
-        """
+        """Where the newest weights of an adapter lie that a stage with an index below `before` saved, if any."""
         for entry in reversed(self.manifest["stages"][:before]):
             if name in entry["adapters"]:
-                folder = self.path / entry["adapters"][name]
-                self._verify(entry, folder)
-                return folder
+                return self.path / entry["adapters"][name]
         return None
 
-    def _verify(self, entry: Mapping[str, Any], folder: Path) -> None:
-        prefix = folder.relative_to(self.path / entry["folder"]).as_posix() + "/"
-        wanted = {name: digest for name, digest in entry["files"].items() if name.startswith(prefix)}
-        found = sha256_of_folder(folder)
-        for name, digest in wanted.items():
-            if found.get(name.removeprefix(prefix)) != digest:
+    def verify(self) -> None:
+        """Compares all files of the stages that are done with what was written.
+
+        Raises:
+            CheckpointError: Naming the first file that is missing or another one.
+        """
+        for entry in self.manifest["stages"]:
+            self._verify(entry, self.path / entry["folder"])
+
+    def verify_adapter(self, folder: Path) -> None:
+        """Compares the files of an adapter with what was written.
+
+        Args:
+            folder: As `adapter_folder` returns.
+
+        Raises:
+            CheckpointError: If a file is missing or another one.
+        """
+        entry = next(entry for entry in self.manifest["stages"] if folder.is_relative_to(self.path / entry["folder"]))
+        self._verify(entry, folder)
+
+    def _verify(self, entry: Mapping[str, Any], within: Path) -> None:
+        for name, digest in entry["files"].items():
+            file = self.path / entry["folder"] / name
+            if file.is_relative_to(within) and not (file.is_file() and sha256(file) == digest):
                 raise CheckpointError(
                     "This file is missing or is not the one that the run wrote.",
-                    where=str(self.path / entry["folder"] / name),
+                    where=str(file),
                     instead="Restore it, or start again with `--fresh`.",
                 )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,8 +80,8 @@ def run(settings: RunSettings, *, console: Console | None = None, mode: Mode = "
             aside = distributed.on_main(folder.move_aside)
             if aside is not None:
                 console.say(f"the old run is now {aside}")
-        lock = folder.locked() if distributed.is_main() else nullcontext()
-        with lock:
+        with ExitStack() as held:
+            distributed.on_main(lambda: held.enter_context(folder.locked()))
             return _Walk(parts, folder, console, stop).run(resuming)
 
 
@@ -130,6 +130,7 @@ class _Walk:
         if not environment.exists():
             write_json(environment, describe_environment(str(self.parts.accelerator.device)))
         self.folder.start(new_manifest(self.parts))
+        self.folder.verify()
 
     def _task_lines(self) -> list[str]:
         lines = []
@@ -145,7 +146,7 @@ class _Walk:
         for key in ("threads", "processes", "device"):
             if before[key] != now[key]:
                 change = f"this run began with {key} {before[key]} and goes on with {now[key]}"
-                self.console.warn(f"{change}: results may differ in the last digits")
+                self.events.warn(self.console, f"{change}: results may differ in the last digits")
 
     # Scores ----------------------------------------------------------------------------------------------------------
 
@@ -294,6 +295,8 @@ class _Walk:
         return RunResult(self.folder.path, self.matrix, summary, report)
 
     def _write_results(self) -> Path:
+        # A kill just after the last stage was saved leaves its checkpoint behind.
+        shutil.rmtree(self.folder.path / "checkpoint", ignore_errors=True)
         write_json(self.folder.path / "matrix.json", self.matrix.to_json())
         write_json(self.folder.path / "summary.json", self._summary())
         write_plots(self.folder.path)

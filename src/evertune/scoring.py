@@ -51,9 +51,12 @@ class Scorer:
             cell = distributed.on_main(lambda name=name: read_cell(into, name))
             if cell is None:
                 self._place(stage, task)
-                cell = self._score(task, f"{title}: scoring {number + 1}/{len(tasks)} {name}")
+                scoring = f"{title}: scoring {number + 1}/{len(tasks)} {name}"
+                cell = self._score(task, scoring)
                 distributed.on_main(lambda cell=cell: write_cell(into, cell))
                 self._record(stage, cell)
+                if distributed.agreed(self.stop.requested):
+                    raise interrupted(scoring, "while scoring")
             cells[name] = cell
         return cells
 
@@ -72,7 +75,7 @@ class Scorer:
                 if self.stop.requested and distributed.world_size() == 1:
                     raise interrupted(title, "while scoring")
 
-            cell = evaluate_rows(
+            return evaluate_rows(
                 self.parts.backbone,
                 self.parts.bank.model,
                 self.parts.stream.tasks[task],
@@ -83,9 +86,6 @@ class Scorer:
                 autocast_dtype=self.parts.autocast,
                 on_progress=on_progress,
             )
-        if distributed.agreed(self.stop.requested):
-            raise interrupted(title, "while scoring")
-        return cell
 
     def _record(self, stage: Stage | None, cell: Cell) -> None:
         self.events.write(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import random
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -89,3 +91,48 @@ def test_one_seed_gives_the_same_bytes_and_another_seed_others(
     assert first == second
     weights = "stages/01-sentiment/adapter/adapter_model.safetensors"
     assert first[weights] != other[weights]
+
+
+def begun_again(output: Path, stages: slice) -> None:
+    """Takes stages back to before they began, as if the run had been killed there."""
+    manifest = json.loads((output / "manifest.json").read_text(encoding="utf-8"))
+    for entry in manifest["stages"][stages]:
+        shutil.rmtree(output / entry["folder"])
+        entry |= {"status": "pending", "adapters": {}, "files": {}}
+    (output / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+
+
+def test_only_the_first_adapter_of_a_run_starts_from_another_one(
+    tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    """A resumed run holds no adapters yet when it comes to a later stage."""
+    uninterrupted(write_config("source", train={"max_steps": 2}), tmp_path / "source")
+    start = str(tmp_path / "source" / "stages" / "02-topic")
+    config = write_config("started", method="per-task-lora", adapter={"start_from": start})
+    alone = uninterrupted(config, tmp_path / "run")
+    begun_again(tmp_path / "run", slice(1, None))
+    again = uninterrupted(config, tmp_path / "run")
+    assert [file for file in alone if alone[file] != again.get(file)] == []
+
+
+def test_a_stage_that_is_scored_again_answers_with_its_own_weights(
+    tmp_path: Path, write_config: Callable[..., Path]
+) -> None:
+    """Also when an earlier stage was scored just before, and put older weights of the same adapter on the model."""
+    config, output = write_config("scored", train={"learning_rate": 1e-2, "max_steps": 12}), tmp_path / "run"
+    alone = uninterrupted(config, output)
+    predictions = [alone[f"stages/{stage}/predictions/sentiment.jsonl"] for stage in ("01-sentiment", "02-topic")]
+    assert predictions[0] != predictions[1], "the stages must differ for this to mean anything"
+    for cells in output.glob("stages/*/cells"):
+        shutil.rmtree(cells)
+    again = uninterrupted(config, output)
+    assert [file for file in alone if alone[file] != again.get(file)] == []
+
+
+def test_no_checkpoint_outlasts_a_run(tmp_path: Path, write_config: Callable[..., Path]) -> None:
+    """Also where the process was killed between saving a stage and removing its checkpoint."""
+    config, output = write_config("leftover", train={"max_steps": 1}), tmp_path / "run"
+    uninterrupted(config, output)
+    (output / "checkpoint" / "02-topic" / "step-00000001").mkdir(parents=True)
+    uninterrupted(config, output)
+    assert not (output / "checkpoint").exists()

@@ -61,12 +61,16 @@ def test_the_log_has_times_and_is_appended_to(tmp_path: Path) -> None:
         console.warn("careful")
         console.detach_log()
         console.say("after")
+        console.attach_log(path)
+        console.detach_log()
     lines = path.read_text(encoding="utf-8").splitlines()
     assert all(re.match(STAMP, line) for line in lines)
     assert [re.sub(STAMP, "", line) for line in lines] == [
+        "before",
         "one",
         "two",
         "warning: careful",
+        "before",
         "three",
         "warning: careful",
     ]

@@ -41,7 +41,9 @@ print(json.dumps({
     "refused": refused,
     "one yes": distributed.agreed(distributed.rank() == 1), "no yes": distributed.agreed(False),
 }))
-dist.destroy_process_group()
+distributed.leave()
+assert not dist.is_initialized()
+distributed.leave()
 """
 
 

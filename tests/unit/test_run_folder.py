@@ -74,6 +74,23 @@ def test_nested_options_become_dotted_keys() -> None:
     assert flattened(nested) == {"a.b.c": 1, "a.d.0.e": 2, "f": {}, "g": None}
 
 
+def test_what_changes_no_result_is_no_difference() -> None:
+    train = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 1, "save_steps": 100, "logging_steps": 10}
+    old = {
+        "train": train,
+        "evaluation": {"per_device_eval_batch_size": 32},
+        "backbone": {"gradient_checkpointing": False},
+    }
+    new = {
+        "train": {**train, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 4, "save_steps": 5},
+        "evaluation": {"per_device_eval_batch_size": 1},
+        "backbone": {"gradient_checkpointing": True},
+    }
+    assert differences(old, new) == []
+    larger = {**new, "train": {**train, "per_device_train_batch_size": 16}}
+    assert differences(old, larger) == ["train rows per step and process: 8 -> 16"]
+
+
 def test_differences_name_key_and_both_values() -> None:
     old = {"seed": 1, "train": {"lr": 0.1, "gone": None}, "output_dir": "x", "run_name": "x"}
     new = {"seed": 1, "train": {"lr": 0.2, "new": [1]}, "output_dir": "y", "run_name": "y"}
@@ -187,10 +204,19 @@ def test_a_folder_that_cannot_be_read_or_written(tmp_path: Path) -> None:
 def test_a_file_in_the_place_of_the_folder(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("mine")
     run = RunFolder(tmp_path / "run")
-    assert run.check(run_settings(), "auto") is False
+    with pytest.raises(InputError, match=r"Cannot write here: Not a directory\. Choose another"):
+        run.check(run_settings(), "auto")
     with pytest.raises(InputError, match=r"Cannot write here: File exists\. Choose another"), run.locked():
         pass
     assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_run_without_its_configuration_can_only_be_moved_aside(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("{}")
+    run = RunFolder(tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.yaml: This file of the run is missing\."):
+        run.check(run_settings(), "auto")
+    assert run.check(run_settings(), "fresh") is False
 
 
 def test_old_runs_are_moved_aside_and_numbered(tmp_path: Path) -> None:
@@ -344,7 +370,7 @@ def test_a_damaged_adapter_is_refused_and_only_that_one(trained: RunFolder, dama
     else:
         weights.unlink()
     with pytest.raises(CheckpointError) as caught:
-        trained.adapter_folder("fast", 2)
+        trained.verify_adapter(weights.parent)
     what = "This file is missing or is not the one that the run wrote."
     assert str(caught.value) == f"{weights}: {what} Restore it, or start again with `--fresh`."
-    assert trained.adapter_folder("shared", 2) is not None
+    trained.verify_adapter(weights.parent.with_name("shared"))

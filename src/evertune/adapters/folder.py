@@ -115,6 +115,9 @@ def read_adapter(folder: Path) -> AdapterFolder:
     """
     if not folder.is_dir():
         raise CheckpointError("There is no such folder.", where=str(folder))
+    if not (folder / CONFIG).is_file():
+        instead = "Name the folder of a peft adapter, for example `stages/01-NAME/adapter` of a run."
+        raise CheckpointError("This file is missing.", where=str(folder / CONFIG), instead=instead)
     if not (folder / WEIGHTS).exists() and (pickled := sorted(folder.glob("adapter_model.*"))):
         raise CheckpointError(
             f"The weights are in `{pickled[0].name}`; only safetensors are read, because such a file can run code.",

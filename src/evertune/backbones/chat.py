@@ -91,7 +91,7 @@ class ChatFormat:
             raise BackboneError(
                 f"Row {row.id} is a conversation, but the tokenizer of this model has no chat template.",
                 where=self.tokenizer.name_or_path,
-                instead="Write `template: none`, `alpaca` or `llama-inst` for the task, or use a chat model.",
+                instead="Use a chat model. Rows that are not {messages: [...]} can take `template: none` instead.",
             )
         try:
             return str(

@@ -136,6 +136,7 @@ def load_model(config: BackboneConfig, described: Described) -> tuple[PreTrained
     folder, revision = _model_folder(resolved, config)
     notes = (*described.notes, *_check_report(model, report, str(folder)), *_pickle_note(folder))
     _settle(model, described)
+    _keep_differentiable(model)
     _switch_checkpointing(model, config)
     identity = Identity(resolved.location, resolved.kind, revision, known or fingerprint(folder), notes)
     return model, identity
@@ -273,6 +274,17 @@ def _settle(model: PreTrainedModel, described: Described) -> None:
         pad_token_id=special.pad,
         decoder_start_token_id=start,
     )
+
+
+def _keep_differentiable(model: PreTrainedModel) -> None:
+    """Keeps bitsandbytes from repacking 4-bit weights when a CPU scores with them.
+
+    On CPUs with AVX512-BF16 it does so in evaluation mode, for a kernel that has no backward pass, and goes on to use
+    it in training: no gradient would reach the adapters below any more.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False  # pyright: ignore[reportArgumentType]
 
 
 def _switch_checkpointing(model: PreTrainedModel, config: BackboneConfig) -> None:

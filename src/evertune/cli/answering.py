@@ -58,7 +58,6 @@ class Answerer:
             InputError: If the run, the stage or the task cannot be used.
         """
         restored = restore_stage(settings, run_dir, stage, console)
-        assert restored.stage is not None
         index = restored.stage.tasks[-1] if task is None else task_index(restored.stream, task, where="--task")
         frame = None if task is None else _frame(restored, index)
         longest = max_new_tokens or restored.parts.task_settings(index).train.max_target_length

@@ -62,6 +62,7 @@ def evaluate(
     _check(form, FORMATS, "--format")
     _check(decoding, DECODINGS, "--decoding")
     settings = load_settings(run_dir)
+    _check_output(output, run_dir)
     console = console_for(json_output=form != "table")
     with result(json_output=form != "table"), located(settings):
         from evertune.cli.scoring import items, score
@@ -86,6 +87,17 @@ def _check(word: str | None, options: Sequence[str], where: str) -> None:
         )
 
 
+def _check_output(output: Path | None, run_dir: Path) -> None:
+    """Refuses to write over what the run keeps.
+
+    Raises:
+        InputError: If the result would stand among the run's own files.
+    """
+    if output is not None and run_dir.resolve() in (output.resolve(), *output.resolve().parents):
+        what = "This is inside the run, whose files are never rewritten."
+        raise InputError(what, where="--output", instead="Name a place outside of it.")
+
+
 def _result(
     restored: RestoredStage, run_dir: Path, chosen: Sequence[Item], cells: Sequence[Cell], form: str
 ) -> dict[str, Any]:
@@ -96,7 +108,6 @@ def _result(
     if form == "predict_results":
         return predict_results({cell.task: cell for cell in cells}, scored)
     summary = row_summary({cell.task: cell for cell in cells}, scored)
-    assert restored.stage is not None
     return {"run": str(run_dir), "stage": restored.stage.index + 1, "name": restored.stage.name, **summary}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from evertune import distributed
 from evertune.cli.options import ConfigArgument, JsonOption, SetOption
 from evertune.cli.output import console_for, located, result, write_json
 
@@ -42,6 +43,7 @@ def run(
         from evertune.runner import run as walk
 
         done = walk(settings, console=console, mode="auto" if resume is None else "resume" if resume else "fresh")
+        distributed.leave()
     if json_output:
         write_json(_as_json(done))
         return

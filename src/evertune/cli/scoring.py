@@ -47,7 +47,6 @@ def items(restored: RestoredStage, names: Sequence[str] | None, data: str | None
     tasks = restored.stream.tasks
     wanted = [task_index(restored.stream, name.strip(), where="--tasks") for name in names or ()]
     if data is None:
-        assert restored.stage is not None
         return [Item(tasks[index], index) for index in wanted or range(restored.stage.row + 1)]
     if Path(data).suffix in (".yaml", ".yml") or (data in recipes() and not Path(data).exists()):
         return _of_configuration(restored, wanted, data, console)
@@ -57,7 +56,6 @@ def items(restored: RestoredStage, names: Sequence[str] | None, data: str | None
 
 
 def _last(restored: RestoredStage) -> int:
-    assert restored.stage is not None
     return restored.stage.tasks[-1]
 
 

@@ -48,7 +48,7 @@ def _parts(key: str, value: Node) -> list[str]:
     Where no section is found in it, a single value must belong to an option of a misspelt one.
     """
     parts = key.split(".")
-    if parts[0] != "per_task":
+    if parts[0] != "per_task" or len(parts) == 1:
         return parts
     sections = [index for index, part in enumerate(parts[:-1]) if part in OVERRIDABLE and index >= 2]
     if not sections and len(parts) > 3 and not isinstance(value.value, dict):

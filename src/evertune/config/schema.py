@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from annotated_types import Ge, Len
+from annotated_types import Ge, Le, Len
 
 from evertune.adapters.spec import AdapterSpec
 from evertune.backbones import BACKBONES
@@ -40,7 +40,7 @@ class RunOptions:
         run_name: Name shown in reports; the name of the run folder by default.
     """
 
-    seed: Annotated[int, Ge(0)] = 42
+    seed: Annotated[int, Ge(0), Le(2**63 - 1)] = 42
     output_dir: Path | None = None
     run_name: Annotated[str, Len(1)] | None = None
 

@@ -72,7 +72,7 @@ def build(hint: Hint, node: Node, findings: Findings, *, elsewhere: Mapping[str,
     elif is_section(inner):
         value = build_section(inner, node, findings, elsewhere=elsewhere)
     elif is_list(hint):
-        value = _build_list(inner, node, findings)
+        value = _build_list(inner, node, findings, elsewhere)
     elif is_mapping(hint):
         value = _build_mapping(inner, node, findings)
     elif inner is Path:
@@ -112,7 +112,9 @@ def build_section(
     values: dict[str, Any] = {}
     for key, field in known.items():
         if key in written:
-            values[key] = build(field.hint, written[key], findings)
+            # What belongs beside a list is easily written into one of its entries.
+            beside = {other: f"{node.key}.{other}" for other in known} if node.key and is_list(field.hint) else None
+            values[key] = build(field.hint, written[key], findings, elsewhere=beside)
         elif field.required:
             findings.at(node, f"needs `{key}`.", f"Write `{key}:` with {expected(field.hint)}.", at_key=True)
             values[key] = INVALID
@@ -186,10 +188,10 @@ def _has_shape_of(value: Any, hint: Hint) -> bool:
     return True
 
 
-def _build_list(hint: Hint, node: Node, findings: Findings) -> Any:
+def _build_list(hint: Hint, node: Node, findings: Findings, elsewhere: Mapping[str, str] | None) -> Any:
     if not isinstance(node.value, list):
         return findings.at(node, f"must be {expected(hint)}, got {described(node.plain)}.", "Write `[a, b]`.")
-    items = [build(get_args(hint)[0], item, findings) for item in node.value]
+    items = [build(get_args(hint)[0], item, findings, elsewhere=elsewhere) for item in node.value]
     if any(item is INVALID for item in items):
         return INVALID
     return items if get_origin(hint) is list else tuple(items)

@@ -53,7 +53,7 @@ class Cell:
         score: In [0, 1]; None without rows.
         count: Rows scored.
         standard_error: Of the score; None where undefined.
-        loss: Mean negative log-likelihood per answer token, in nats; None without rows.
+        loss: Mean negative log-likelihood per answer token, in nats; None without rows, or if it is not finite.
         metrics: Other metrics of the same predictions, by name.
         predictions: One a row, in the order of the rows.
         seconds: Time it took.

@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from evertune import distributed
 from evertune.backbones.base import Backbone, Encoded
+from evertune.backbones.language_model import evaluating
 from evertune.evaluation.cell import Cell, Prediction, read_cell, row_summary, write_cell, write_predictions
 from evertune.evaluation.config import EvaluationConfig
 from evertune.metrics import METRICS
@@ -23,6 +24,8 @@ from evertune.metrics.statistics import mean
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Task
 from evertune.training.config import TrainConfig
+from evertune.training.device import is_out_of_memory
+from evertune.training.failures import memory_exhausted_scoring
 
 __all__ = ["Cell", "Prediction", "evaluate_rows", "read_cell", "row_summary", "write_cell", "write_predictions"]
 
@@ -108,6 +111,7 @@ def evaluate_rows(
 
     Raises:
         DataError: If a row cannot be encoded.
+        MemoryExhaustedError: If memory runs out.
     """
     start = time.perf_counter()
     # Wrapped for several processes, a forward pass would wait for processes that have fewer batches.
@@ -118,7 +122,7 @@ def evaluate_rows(
     answerer = _Answerer(backbone, module, task.labels, config, _max_new_tokens(backbone, task, train))
     mine = _batches(encoded, config.per_device_eval_batch_size)[distributed.rank() :: distributed.world_size()]
     answered: dict[int, _Answer] = {}
-    with _evaluating(module), _autocast(device, autocast_dtype):
+    with _memory_watched(task, config), evaluating(module), _autocast(device, autocast_dtype):
         for batch in mine:
             answers = answerer([encoded[index] for index in batch], device)
             answered.update(zip(batch, answers, strict=True))
@@ -144,16 +148,13 @@ def _max_new_tokens(backbone: Backbone, task: Task, train: TrainConfig) -> int:
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; every submodule gets its own mode back."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
+def _memory_watched(task: Task, config: EvaluationConfig) -> Iterator[None]:
     try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise memory_exhausted_scoring(f"scoring {task.name}", config) from error
 
 
 def _autocast(device: torch.device | str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
@@ -176,14 +177,13 @@ def _cell(
     texts = [answer.text for answer in answers]
     references = [row.target if _valid(task, row) else _NO_ANSWER for row in rows]
     row_scores = metric.rows(texts, references, task.labels)
-    tokens = sum(answer.tokens for answer in answers)
     return Cell(
         task=task.name,
         metric=metric.name,
         score=metric.score(texts, references, task.labels),
         count=len(rows),
         standard_error=metric.standard_error(texts, references, task.labels),
-        loss=math.fsum(answer.loss for answer in answers) / tokens if tokens else None,
+        loss=_loss(answers),
         metrics=_metrics(metric.name, texts, references, task.labels),
         predictions=tuple(
             Prediction(row.id, text, row.target, bool(score), None)
@@ -194,6 +194,13 @@ def _cell(
         seconds=time.perf_counter() - start,
         generated_tokens=_mean_length(backbone, texts),
     )
+
+
+def _loss(answers: Sequence[_Answer]) -> float | None:
+    """Mean over all answer tokens; None where it is not finite (an overflow in half precision)."""
+    tokens = sum(answer.tokens for answer in answers)
+    mean_loss = math.fsum(answer.loss for answer in answers) / tokens if tokens else math.nan
+    return mean_loss if math.isfinite(mean_loss) else None
 
 
 def _metrics(

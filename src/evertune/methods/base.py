@@ -73,7 +73,8 @@ class Method:
     """A method; every hook has a default.
 
     Class attributes:
-        owns: What only one method of a composition may decide: ``adapters``, ``optimizer``, ``stages``.
+        owns: What only one method of a composition may decide: ``adapters``, ``optimizer``, ``stages``,
+            ``earlier_rows`` (which rows of other tasks are mixed in).
         requires: Capabilities, shown by ``describe`` and refused where they are missing: ``old_data`` (rows of earlier
             tasks may be kept), ``task_id_at_test`` (the task of a test row is known).
     """

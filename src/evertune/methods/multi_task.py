@@ -7,18 +7,19 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from evertune.methods.base import Context, Method, MethodState
+from evertune.randomness import python_generator
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Stage, Stream
 
 
 @dataclass(frozen=True, kw_only=True)
 class MultiTask(Method):
-    """One adapter learns the rows of all tasks, mixed, for as many steps as the tasks would have had one by one.
+    """One adapter learns the rows of all tasks, mixed, as often as the tasks would have been learnt one by one.
 
     It fills only the last row of the accuracy matrix.
     """
 
-    owns: ClassVar[frozenset[str]] = frozenset({"adapters", "stages"})
+    owns: ClassVar[frozenset[str]] = frozenset({"adapters", "stages", "earlier_rows"})
 
     def stages(self, stream: Stream) -> tuple[Stage, ...]:
         """One stage with every task."""
@@ -28,7 +29,12 @@ class MultiTask(Method):
     def train_data(
         self, state: MethodState, context: Context, rows: Sequence[PromptTarget], epoch: int
     ) -> Sequence[PromptTarget]:
-        """A task with more epochs of its own has its rows that many times as often."""
-        epochs = context.num_train_epochs
-        fewest = min(epochs.values())
-        return [row for task in context.tasks for row in task.train for _ in range(round(epochs[task.name] / fewest))]
+        """A task with more epochs of its own has its rows that many times as often; of a part of an epoch, so many."""
+        fewest = min(context.num_train_epochs.values())
+        mixed: list[PromptTarget] = []
+        for task in context.tasks:
+            wanted = round(len(task.train) * context.num_train_epochs[task.name] / fewest)
+            times, rest = divmod(wanted, len(task.train))
+            some = python_generator(context.seed, "multi-task", task.name).sample(task.train, rest)
+            mixed += [*task.train * times, *some]
+        return mixed

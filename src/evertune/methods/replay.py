@@ -37,6 +37,7 @@ class Replay(Method):
     buffer_unit: Literal["rows", "bytes"] = "rows"
     ratio: Annotated[float, Gt(0)] = 0.2
 
+    owns: ClassVar[frozenset[str]] = frozenset({"earlier_rows"})
     requires: ClassVar[frozenset[str]] = frozenset({"old_data"})
 
     def init_state(self) -> MethodState:

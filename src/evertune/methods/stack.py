@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 
 States = dict[str, MethodState]
 
-_TITLES = {"adapters": "which adapters learn", "optimizer": "the optimiser", "stages": "the stages"}
+_TITLES = {
+    "adapters": "which adapters learn",
+    "optimizer": "the optimiser",
+    "stages": "the stages",
+    "earlier_rows": "which rows of other tasks are mixed in",
+}
 
 
 def composition_problems(methods: Sequence[tuple[str, Method]], where: str = "method") -> list[Problem]:

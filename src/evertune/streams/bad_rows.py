@@ -12,22 +12,27 @@ class BadRows:
 
     def __init__(self) -> None:
         self._shown: list[Problem] = []
+        self._known: set[Problem] = set()
         self._count = 0
 
     def __len__(self) -> int:
         return self._count
 
     def add(self, where: str, what: str, instead: str = "") -> None:
-        """Adds a problem.
+        """Adds a problem, unless it is known: one file may be read for two splits.
 
         Args:
             where: ``file:row``, or the file alone.
             what: What is wrong, as a sentence.
             instead: What to write instead, as a sentence.
         """
+        problem = Problem(where, what, instead)
+        if problem in self._known:
+            return
+        self._known.add(problem)
         self._count += 1
         if self._count <= MOST_SHOWN:
-            self._shown.append(Problem(where, what, instead))
+            self._shown.append(problem)
 
     def raise_if_any(self) -> None:
         """Raises what was gathered.

@@ -154,7 +154,8 @@ class Instructions:
                 bad.add(
                     ", ".join(task.splits["dev"].sources),
                     f"{stamp} of {task.name}, so dev would select by test.",
-                    "Remove `dev` (it is carved from train), or write `allow_dev_is_test: true`.",
+                    "Remove `dev` (it is carved from train), or write `allow_dev_is_test: true` beside `tasks`: "
+                    "`stream: {name: instructions, tasks: [...], allow_dev_is_test: true}`.",
                 )
         bad.raise_if_any()
 

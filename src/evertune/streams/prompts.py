@@ -121,7 +121,13 @@ def _parse(text: str, where: str) -> tuple[tuple[str, bool], ...]:
             pieces.append((literal, False))
         if field is None:
             continue
-        if field not in _FIELDS or spec or conversion:
+        if field in _FIELDS and (spec or conversion):
+            raise ConfigError(
+                f"The placeholder {{{field}}} of the template is followed by a format.",
+                where=where,
+                instead=f"Write {{{field}}} alone.",
+            )
+        if field not in _FIELDS:
             raise _unknown_placeholder(field, where)
         pieces.append((field, True))
     return tuple(pieces)

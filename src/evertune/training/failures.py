@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from evertune.errors import Interrupted, MemoryExhaustedError, NonFiniteError
+from evertune.evaluation.config import EvaluationConfig
 from evertune.training.config import TrainConfig
 
 _SHOWN_IDS = 20
@@ -18,30 +19,37 @@ def not_finite(
     if not config.max_grad_norm:
         keys.append("`train.max_grad_norm: 1.0` (clipping is off)")
     if not config.warmup_steps and not config.warmup_ratio:
-        keys.append("`train.warmup_ratio: 0.05` (there is no warm-up)")
+        # The schedule without warm-up refuses the ratio.
+        schedule = config.lr_scheduler_type == "constant"
+        keys.append(
+            f"{'`train.lr_scheduler_type: constant_with_warmup` with ' if schedule else ''}`train.warmup_ratio: 0.05` "
+            "(there is no warm-up)"
+        )
     keys.append("`backbone.dtype: float32` if it is less")
     shown = ", ".join(ids[:_SHOWN_IDS]) + (f" and {len(ids) - _SHOWN_IDS} more" if len(ids) > _SHOWN_IDS else "")
     kept = "The last checkpoint is whole" if saved else "Finished stages are kept"
     return NonFiniteError(
-        f"{' and '.join(what)} is not finite at step {step}; the weights were not touched by this step. "
+        f"{' and '.join(what)} {'is' if len(what) == 1 else 'are'} not finite at step {step}; "
+        "the weights were not touched by this step. "
         f"Rows of the step: {shown}.",
         where=title,
-        instead=f"Look at these rows with `evertune inspect`, or change, cheapest first: {'; '.join(keys)}. {kept}.",
+        instead=f"Look at these rows with `evertune inspect`, or run with another `--output-dir` and change, cheapest "
+        f"first: {'; '.join(keys)}. {kept}.",
     )
 
 
 def memory_exhausted(title: str, step: int, config: TrainConfig) -> MemoryExhaustedError:
     """The error for a device without memory left."""
-    keys = []
+    harmless = []
     batch, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
     if batch > 1:
         parts = next(divisor for divisor in range(2, batch + 1) if batch % divisor == 0)
-        keys.append(
+        harmless.append(
             f"`train.per_device_train_batch_size: {batch // parts}` with "
-            f"`train.gradient_accumulation_steps: {accumulation * parts}` (the result stays the same)"
+            f"`train.gradient_accumulation_steps: {accumulation * parts}`"
         )
-    keys += [
-        "`backbone.gradient_checkpointing: true`",
+    harmless.append("`backbone.gradient_checkpointing: true`")
+    keys = [
         f"`train.max_source_length` (now {config.max_source_length})",
         "`backbone.dtype: bfloat16`",
         "`backbone.quantization: nf4`",
@@ -49,7 +57,25 @@ def memory_exhausted(title: str, step: int, config: TrainConfig) -> MemoryExhaus
     return MemoryExhaustedError(
         f"Memory ran out in step {step + 1}.",
         where=title,
-        instead=f"Change, cheapest first: {'; '.join(keys)}. Finished stages and the last checkpoint are whole.",
+        instead=f"Change, cheapest first: {'; '.join(harmless)} (the result stays the same, and this run goes on); "
+        f"or, with another `--output-dir`: {'; '.join(keys)}. Finished stages and the last checkpoint are whole.",
+    )
+
+
+def memory_exhausted_scoring(title: str, config: EvaluationConfig) -> MemoryExhaustedError:
+    """The error for a device without memory left while answers are scored."""
+    keys, harmless = [], ""
+    if config.per_device_eval_batch_size > 1:
+        smaller = config.per_device_eval_batch_size // 2
+        harmless = f"`evaluation.per_device_eval_batch_size: {smaller}` (this run goes on); "
+        harmless += "or, with another `--output-dir`: "
+    if config.num_beams > 1:
+        keys.append("`evaluation.num_beams: 1`")
+    keys += ["`train.max_source_length`", "`backbone.dtype: bfloat16`", "`backbone.quantization: nf4`"]
+    return MemoryExhaustedError(
+        "Memory ran out while scoring.",
+        where=title,
+        instead=f"Change, cheapest first: {harmless}{'; '.join(keys)}. Finished stages and scores are kept.",
     )
 
 

@@ -40,6 +40,7 @@ class Feed:
         self._encoded: dict[str, Encoded] = {}
         self._epoch: int | None = None
         self._rows: list[Encoded] = []
+        self._lengths: list[int] = []
         self._steps: list[list[int]] = []
         config, context = job.config, job.context
         self._step_rows = rows_per_step(
@@ -60,7 +61,7 @@ class Feed:
         indices, backbone = self._steps[place], self._job.context.backbone
         micro = micro_batches(
             indices,
-            [row.length for row in self._rows],
+            self._lengths,
             per_device=self._job.config.per_device_train_batch_size,
             processes=distributed.world_size(),
             rank=distributed.rank(),
@@ -81,10 +82,15 @@ class Feed:
         }
 
     def foreign_ids(self, steps: int) -> list[list[str]]:
-        """Ids of the rows that methods mixed in, by epoch, over the first `steps` steps."""
+        """Ids of the rows that methods mixed in, by epoch, in the order in which the first `steps` steps took them."""
         own = {row.id for row in self._job.rows}
-        epochs = range(math.ceil(steps / self.steps_per_epoch))
-        return [[row.id for row in self._rows_of_epoch(epoch) if row.id not in own] for epoch in epochs]
+        found: list[list[str]] = []
+        for epoch in range(math.ceil(steps / self.steps_per_epoch)):
+            self._start_epoch(epoch)
+            taken = self._steps[: steps - epoch * self.steps_per_epoch]
+            ids = [self._rows[row].id for indices in taken for row in indices]
+            found.append([id for id in ids if id not in own])
+        return found
 
     def _rows_of_epoch(self, epoch: int) -> Sequence[PromptTarget]:
         job = self._job
@@ -94,8 +100,9 @@ class Feed:
         rows = self._rows_of_epoch(epoch)
         self._encode(rows)
         self._rows = [self._encoded[row.id] for row in rows]
+        self._lengths = [row.length for row in self._rows]
         self._steps = epoch_steps(
-            [row.length for row in self._rows],
+            self._lengths,
             step_rows=self._step_rows,
             group_by_length=self._job.config.group_by_length,
             seed=self._job.context.seed,

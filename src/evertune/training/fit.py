@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -154,7 +155,9 @@ class _Loop:
 
     def _evaluate(self) -> None:
         dev, job = self.job.dev, self.job
-        if dev is None or not dev.due(self.step, end_of_epoch=self.step % self.feed.steps_per_epoch == 0):
+        # Training may end within an epoch: what was begun ends there too.
+        ended = self.step % self.feed.steps_per_epoch == 0 or self.step == self.feed.total_steps
+        if dev is None or not dev.due(self.step, end_of_epoch=ended):
             return
         self._tick()
         score, loss = dev.score()
@@ -186,21 +189,19 @@ class _Loop:
         self._tick()
         self._close_window()
         random = distributed.gather(global_state())
-        if distributed.is_main():
-            bank, stepper = self.job.context.bank, self.stepper
-            values = {
-                "schedule": stepper.schedule.state_dict(),
-                "scaler": stepper.scaler.state_dict(),
-                "counters": vars(self.counters).copy(),
-                "events": self.job.events.position(),
-            }
-            adapters = {name: bank.adapter_tensors(name) for name in bank.trainable}
-            optimizer = pack_optimizer(stepper.optimizer)
-            save_checkpoint(
-                self.job.checkpoint_root,
-                Checkpoint(self.step, adapters, optimizer, random, self.job.states, self.best, values),
-            )
-        distributed.barrier()
+        distributed.on_main(lambda: save_checkpoint(self.job.checkpoint_root, self._checkpoint(random)))
+
+    def _checkpoint(self, random: list[tuple[dict[str, Tensor], dict[str, Any]]]) -> Checkpoint:
+        bank, stepper = self.job.context.bank, self.stepper
+        values = {
+            "schedule": stepper.schedule.state_dict(),
+            "scaler": stepper.scaler.state_dict(),
+            "counters": vars(self.counters).copy(),
+            "events": self.job.events.position(),
+        }
+        adapters = {name: bank.adapter_tensors(name) for name in bank.trainable}
+        optimizer = pack_optimizer(stepper.optimizer)
+        return Checkpoint(self.step, adapters, optimizer, random, self.job.states, self.best, values)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         unpack_optimizer(self.stepper.optimizer, *checkpoint.optimizer)
@@ -215,6 +216,9 @@ class _Loop:
 
     def finish(self) -> FitResult:
         """Puts the best weights in place where they are kept, and reports."""
+        if self.job.keep == "best" and self.counters.best_step is None:
+            text = f"{self.job.title}: nothing was evaluated within its {self.step} steps, so the last weights are kept"
+            self.job.events.warn(self.job.console, text)
         for name, tensors in self.best.items():
             self.job.context.bank.load_adapter_tensors(name, tensors)
         return FitResult(

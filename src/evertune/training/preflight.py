@@ -47,10 +47,11 @@ class Preflight:
             f"{torch.get_num_threads()} thread{'s' if torch.get_num_threads() > 1 else ''}, computing in {computes}"
         ]
         if len(self.gpus) > 1:
+            # A single process computes on plain `cuda`, which is the card that it chose.
+            ours = torch.cuda.current_device() if self.device.index is None else self.device.index
             lines += [
-                f"  {'->' if name.startswith(f'{self.device} ') else '  '} {name}: "
-                f"{human_bytes(free)} free of {human_bytes(total)}"
-                for name, free, total in self.gpus
+                f"  {'->' if index == ours else '  '} {name}: {human_bytes(free)} free of {human_bytes(total)}"
+                for index, (name, free, total) in enumerate(self.gpus)
             ]
         lines.append("bytes: " + _listed({part: human_bytes(size) for part, size in self.bytes().items()}))
         lines.append("learns: " + _listed({role: f"{count:,}" for role, count in self.summary.trains.items()}))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from evertune import distributed
+from evertune.console import Console
 
 
 class EventLog:
@@ -34,6 +35,11 @@ class EventLog:
         clean = {key: _finite(value) for key, value in record.items()}
         self._file.write(json.dumps(clean, ensure_ascii=False) + "\n")
 
+    def warn(self, console: Console, text: str) -> None:
+        """Says a warning, and keeps it for the report."""
+        console.warn(text)
+        self.write("warning", text=text)
+
     def position(self) -> int:
         """Bytes written so far: what a checkpoint keeps."""
         if self._file is not None:
@@ -41,16 +47,24 @@ class EventLog:
         return self._path.stat().st_size if self._path.exists() else 0
 
     def rewind(self, position: int) -> None:
-        """Forgets what was written behind `position`, which a resumed run will write again."""
+        """Forgets what was written behind `position`, which a resumed run will write again; warnings stay."""
         self.close()
         if distributed.is_main() and self._path.exists() and self._path.stat().st_size > position:
+            behind = self._path.read_bytes()[position:].splitlines(keepends=True)
             os.truncate(self._path, position)
+            with self._path.open("ab") as file:
+                file.writelines(line for line in behind if _is_warning(line))
 
     def close(self) -> None:
         """Closes the file; the next event opens it again."""
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _is_warning(line: bytes) -> bool:
+    """Whether a line, written whole, is a warning."""
+    return line.startswith(b'{"event": "warning"') and line.endswith(b"\n")
 
 
 def _finite(value: Any) -> Any:

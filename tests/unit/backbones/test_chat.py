@@ -139,7 +139,9 @@ def test_control_tokens_in_a_tool_stay_text() -> None:
 
 def test_a_tokenizer_without_template_names_the_other_ways() -> None:
     plain = RowEncoder(train_tokenizer(), LlamaConfig(vocab_size=400))
-    with pytest.raises(BackboneError, match=r"Row chat/train/3 is a conversation.*`template: none`, `alpaca` or"):
+    with pytest.raises(
+        BackboneError, match=r"Row chat/train/3 is a conversation.*Use a chat model\..*`template: none`"
+    ):
         plain.encode([chat_row()], max_source_length=64, max_target_length=8)
 
 

@@ -287,6 +287,18 @@ def test_quantised_bases(tmp_path: Path, quantization: str) -> None:
     torch.testing.assert_close(backbone.loss(backbone.model, backbone.collate(rows)).sum, exact, rtol=0.05, atol=0)
     assert len(backbone.generate(backbone.model, rows, max_new_tokens=3)) == len(rows)
 
+    # Scoring must not change what is learnt afterwards: gradients still pass through every layer.
+    fresh = CausalLM.load(config(tmp_path, quantization=quantization))
+    torch.testing.assert_close(embedding_gradient(backbone, rows), embedding_gradient(fresh, rows))
+
+
+def embedding_gradient(backbone: CausalLM, rows) -> torch.Tensor:
+    embedding = backbone.model.get_input_embeddings().weight.requires_grad_()
+    backbone.model.train()
+    backbone.loss(backbone.model, backbone.collate(rows)).sum.backward()
+    assert embedding.grad is not None
+    return embedding.grad
+
 
 def test_weights_that_are_quantised_already_are_said_aloud(copy) -> None:
     folder = copy("llama")

@@ -51,6 +51,7 @@ def test_names_of_tasks_may_hold_dots_and_dashes(load: Load) -> None:
     settings = load("", "per_task.v1.2-b.train.max_steps=7", "per_task.v1.2-b.evaluation.during_training.steps=3")
     assert settings.for_task("v1.2-b", 0).train.max_steps == 7
     assert settings.for_task("v1.2-b", 0).evaluation.during_training.steps == 3  # type: ignore[union-attr]
+    assert load("", "per_task={v1.2-b: {train.max_steps: 5}}").for_task("v1.2-b", 0).train.max_steps == 5
     assert load("", "per_task.v1.2-b={train.max_steps: 5}").for_task("v1.2-b", 3).train.max_steps == 5
 
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 from bigram import END, BigramBackbone, BigramModel, row, task_of
 
+from evertune.errors import MemoryExhaustedError
 from evertune.evaluation.cell import Cell
 from evertune.evaluation.config import EvaluationConfig
 from evertune.evaluation.evaluate import evaluate_rows
@@ -197,6 +198,33 @@ def test_progress_counts_rows() -> None:
     seen: list[tuple[int, int]] = []
     evaluate(per_device_eval_batch_size=2, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(2, 5), (4, 5), (5, 5)]
+
+
+def test_a_loss_that_no_file_can_hold_is_none() -> None:
+    model = BigramModel(FOLLOWS)
+    with torch.no_grad():
+        model.table.weight[ord("1"), ord("z")] = math.inf  # the loss of the answer is NaN
+    cell = evaluate(model=model)
+    assert (cell.loss, cell.count) == (None, len(ROWS))
+
+
+def test_a_lack_of_memory_names_the_keys_to_change() -> None:
+    def full(done: int, total: int) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(MemoryExhaustedError) as caught:
+        evaluate(per_device_eval_batch_size=5, num_beams=4, on_progress=full)
+    text = str(caught.value)
+    assert text.startswith("scoring letters: Memory ran out while scoring. Change, cheapest first: ")
+    assert "`evaluation.per_device_eval_batch_size: 2`; `evaluation.num_beams: 1`; " in text
+
+
+def test_other_errors_while_scoring_are_left_as_they_are() -> None:
+    def broken(done: int, total: int) -> None:
+        raise RuntimeError("something else")
+
+    with pytest.raises(RuntimeError, match="something else"):
+        evaluate(on_progress=broken)
 
 
 def test_no_rows() -> None:

@@ -76,7 +76,7 @@ def test_options_are_frozen_and_states_are_states(name: str) -> None:
     method = METHODS.get(name)()
     with pytest.raises(dataclasses.FrozenInstanceError):
         method.ratio = 1
-    assert method.owns <= {"adapters", "optimizer", "stages"}
+    assert method.owns <= {"adapters", "optimizer", "stages", "earlier_rows"}
     assert isinstance(method.init_state(), MethodState)
 
 

@@ -30,9 +30,10 @@ def test_rows_of_a_task_come_as_often_as_its_epochs_say(epochs: dict[str, float]
     assert found == Counter({row.id: times[task.name] for task in STREAM.tasks for row in task.train})
 
 
-def test_the_budget_is_that_of_the_tasks_one_by_one() -> None:
+@pytest.mark.parametrize("epochs", [{"a": 2, "b": 6, "c": 4}, {"a": 2, "b": 5, "c": 2.5}])
+def test_the_budget_is_that_of_the_tasks_one_by_one(epochs: dict[str, float]) -> None:
     """Rows per pass times passes equals the rows that the single tasks see."""
-    method, epochs = MultiTask(), {"a": 2, "b": 6, "c": 4}
+    method = MultiTask()
     here = context(STREAM, method.stages(STREAM)[0], epochs=epochs)
     passes = min(epochs.values())
     seen = passes * len(method.train_data(MethodState(), here, [], 0))
@@ -41,6 +42,6 @@ def test_the_budget_is_that_of_the_tasks_one_by_one() -> None:
 
 def test_every_epoch_has_the_same_rows() -> None:
     method = MultiTask()
-    here = context(STREAM, method.stages(STREAM)[0])
+    here = context(STREAM, method.stages(STREAM)[0], epochs={"a": 1, "b": 1.5, "c": 1.25})
     first, second = (method.train_data(MethodState(), here, [], epoch) for epoch in (0, 1))
     assert list(first) == list(second)

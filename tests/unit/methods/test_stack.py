@@ -94,7 +94,7 @@ def test_the_owner_decides_wherever_it_stands_in_the_list() -> None:
         stage = stack.stages(STREAM)[1]
         assert stack.adapters(stage) == AdapterPlan(("task-01", "task-02"), ("task-02",))
         assert stack.eval_adapters(stage, 0) == AdapterPlan(("task-01", "task-02"))
-    joint = MethodStack((("replay", Replay()), ("multi-task", MultiTask())))
+    joint = MethodStack((("multi-task", MultiTask()),))
     assert [stage.name for stage in joint.stages(STREAM)] == ["multi-task"]
     assert MethodStack((("own", OwnOptimizer()),)).optimizer(context(STREAM, 0), []) == "mine over []"
 
@@ -128,6 +128,8 @@ def test_every_contradiction_is_named_at_once() -> None:
         "run.yaml:3:1: Method `replay` is written 3 times. Write it once.",
         "run.yaml:3:1: `multi-task` and `per-task-lora` both decide on which adapters learn. Keep one of them.",
         "run.yaml:3:1: `own` and `other` both decide on the optimiser. Keep one of them.",
+        "run.yaml:3:1: `replay` and `multi-task` both decide on which rows of other tasks are mixed in. "
+        "Keep one of them.",
     ]
 
 
@@ -140,6 +142,6 @@ def test_what_goes_together() -> None:
     for methods in (
         [],
         [("inc-lora", IncLoRA()), ("replay", Replay())],
-        [("multi-task", MultiTask()), ("replay", Replay())],
+        [("multi-task", MultiTask()), ("own", OwnOptimizer())],
     ):
         assert composition_problems(methods) == []

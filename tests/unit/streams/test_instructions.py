@@ -95,7 +95,8 @@ def test_own_dev_file_that_meets_test(console, write):
             load(console, source)
         assert str(error.value) == (
             f"{dev.name}: {shared} dev rows are test rows of t, so dev would select by test. "
-            "Remove `dev` (it is carved from train), or write `allow_dev_is_test: true`."
+            "Remove `dev` (it is carved from train), or write `allow_dev_is_test: true` beside `tasks`: "
+            "`stream: {name: instructions, tasks: [...], allow_dev_is_test: true}`."
         )
         task = load(console, source, allow_dev_is_test=True).tasks[0]
         assert task.audit["stamps"] == [f"{shared} dev rows are test rows (allow_dev_is_test)."]

@@ -77,7 +77,7 @@ def test_braces_of_the_data_mean_nothing(instruction, input):
             "{inptu}",
             "stream: The template has an unknown placeholder {inptu}. Did you mean `input`? Write {{ and }} for",
         ),
-        ("{input!r}", "The template has an unknown placeholder {input}"),
+        ("{input!r}", "The placeholder {input} of the template is followed by a format. Write {input} alone."),
         ("{}", "The template has an unknown placeholder {}"),
         ("{input", "cannot be read: expected '}' before end of string. Write {{ and }} for braces."),
         ("alpacca", "The template 'alpacca' has neither {instruction} nor {input}. Did you mean `alpaca`?"),

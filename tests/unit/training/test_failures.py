@@ -25,17 +25,23 @@ def failed(ids: int = 2, saved: bool = True, **options: object) -> str:
 
 def test_a_loss_that_is_not_finite_names_rows_and_keys() -> None:
     text = failed()
-    assert text.startswith("1/4 a: loss and gradient norm is not finite at step 7; the weights were not touched")
+    assert text.startswith("1/4 a: loss and gradient norm are not finite at step 7; the weights were not touched")
     assert "Rows of the step: a/train/0, a/train/1." in text
     assert "`train.learning_rate` (now 0.001: try 0.0003)" in text
-    assert "Look at these rows with `evertune inspect`, or change, cheapest first:" in text
-    assert keys(text) == ["train.learning_rate", "train.warmup_ratio", "backbone.dtype"]
+    assert (
+        "Look at these rows with `evertune inspect`, or run with another `--output-dir` and change, cheapest first:"
+        in text
+    )
+    # The default schedule refuses a warm-up: the advice must be one that can be followed.
+    assert "`train.lr_scheduler_type: constant_with_warmup` with `train.warmup_ratio: 0.05`" in text
+    assert keys(text) == ["train.learning_rate", "train.lr_scheduler_type", "train.warmup_ratio", "backbone.dtype"]
+    assert keys(failed(lr_scheduler_type="linear")) == ["train.learning_rate", "train.warmup_ratio", "backbone.dtype"]
     assert text.endswith("The last checkpoint is whole.")
     assert failed(saved=False).endswith("Finished stages are kept.")
 
 
 def test_only_keys_that_would_help_are_named() -> None:
-    off = failed(max_grad_norm=0.0)
+    off = failed(max_grad_norm=0.0, lr_scheduler_type="cosine")
     assert keys(off) == ["train.learning_rate", "train.max_grad_norm", "train.warmup_ratio", "backbone.dtype"]
     for warm in ({"warmup_steps": 5}, {"warmup_ratio": 0.1}):
         assert keys(failed(**warm)) == ["train.learning_rate", "backbone.dtype"]

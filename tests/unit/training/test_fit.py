@@ -203,7 +203,7 @@ def test_a_loss_that_is_not_finite_stops_with_the_rows_and_keeps_the_weights(tmp
     with pytest.raises(NonFiniteError) as caught:
         fit(job)
     text = str(caught.value)
-    assert text.startswith("1/1 a: extra and gradient norm is not finite at step 2;")
+    assert text.startswith("1/1 a: extra and gradient norm are not finite at step 2;")
     assert f"Rows of the step: {', '.join(ids)}." in text
     assert text.endswith("The last checkpoint is whole." if save_steps else "Finished stages are kept.")
     assert same(watch[0], weights(job))
@@ -270,6 +270,15 @@ def test_without_any_evaluation_the_last_weights_stay(tmp_path: Path) -> None:
     result = fit(job)
     assert result.counters.best_step is None
     assert not same(weights(job), untouched)
+    (warning,) = events(tmp_path, "warning")
+    assert warning["text"] == "1/1 a: nothing was evaluated within its 6 steps, so the last weights are kept"
+    assert f"warning: {warning['text']}" in job.console.out.getvalue()  # type: ignore[attr-defined]
+
+
+def test_training_that_ends_within_an_epoch_ends_the_epoch(tmp_path: Path) -> None:
+    dev = Dev({})
+    fit(toy_job(tmp_path, max_steps=4, more=lambda: {"dev": dev}))
+    assert dev.asked == [(1, False), (2, False), (3, True), (4, True)]
 
 
 def test_training_goes_on_in_training_mode_after_an_evaluation(tmp_path: Path) -> None:

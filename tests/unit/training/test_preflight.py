@@ -49,6 +49,12 @@ def test_the_table_marks_the_gpu_that_computes(monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
+def test_the_table_marks_the_gpu_that_a_single_process_chose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 1)
+    lines = preflight("cuda", None, [("cuda:0 A", 1, 2), ("cuda:1 B", 2, 2)]).lines()
+    assert [line[:5].strip() for line in lines[1:3]] == ["", "->"]
+
+
 def test_one_gpu_needs_no_table() -> None:
     assert len(preflight("cuda:0", None, [("cuda:0 A", 1, 2)]).lines()) == 4
 

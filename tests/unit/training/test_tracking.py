@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 from datetime import datetime, timedelta, timezone
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from evertune.console import Console
 from evertune.training.tracking import EventLog
 
 
@@ -72,6 +74,27 @@ def test_rewinding_forgets_what_will_be_written_again(tmp_path: Path) -> None:
     again.write("step", step=3)
     again.close()
     assert [event["step"] for event in strict(path)] == [1, 2, 3]
+
+
+def test_warnings_outlast_rewinding(tmp_path: Path) -> None:
+    """They are said once, by the process that is resumed or by the one that was killed."""
+    path, said = tmp_path / "e", io.StringIO()
+    log = EventLog(path)
+    log.write("step", step=1)
+    position = log.position()
+    log.write("step", step=2)
+    log.warn(Console(said), "careful")
+    with path.open("a") as torn:
+        torn.write('{"event": "warning", "te')
+    log.rewind(position)
+    log.write("step", step=2)
+    log.close()
+    assert [(event["event"], event.get("text")) for event in strict(path)] == [
+        ("step", None),
+        ("warning", "careful"),
+        ("step", None),
+    ]
+    assert said.getvalue() == "warning: careful\n"
 
 
 def test_rewinding_half_a_line_of_a_killed_process(tmp_path: Path) -> None:
