@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import sys
 from importlib import resources
 from pathlib import Path
 
@@ -41,7 +43,7 @@ def tokenizers() -> dict[str, PreTrainedTokenizerBase]:
     return {name: AutoTokenizer.from_pretrained(BUILTIN / name) for name in MODELS}
 
 
-def inputs(task: str, split: str, *, count: int = 150, seed: int = 0) -> list[str]:
+def inputs(task: str, split: str, *, count: int = 100, seed: int = 0) -> list[str]:
     return [row["input"] for row in generate_rows(task, count=count, seed=seed, split=split)]
 
 
@@ -65,13 +67,13 @@ def test_rows_are_the_same_on_every_machine() -> None:
     assert generate_rows("tool_call", count=2, seed=0, split="test") == [
         {
             "instruction": "Write the tool call as JSON.",
-            "input": "How warm is Lima on Friday?",
-            "output": '{"tool": "weather", "city": "Lima", "day": "Friday"}',
+            "input": "Buy 6 shirts for me.",
+            "output": '{"tool": "order", "item": "shirts", "count": 6}',
         },
         {
             "instruction": "Write the tool call as JSON.",
-            "input": "Will it rain in Madrid on Sunday?",
-            "output": '{"tool": "weather", "city": "Madrid", "day": "Sunday"}',
+            "input": "We need 13 keys.",
+            "output": '{"tool": "order", "item": "keys", "count": 13}',
         },
     ]
 
@@ -80,7 +82,7 @@ def test_rows_are_the_same_on_every_machine() -> None:
 def test_no_input_twice_and_none_in_two_splits(task: str) -> None:
     by_split = {split: inputs(task, split) + inputs(task, split, seed=1) for split in SPLITS}
     for split in SPLITS:
-        assert len(set(inputs(task, split))) == 150
+        assert len(set(inputs(task, split))) == 100
         assert {split_of(text) for text in by_split[split]} == {split}
     assert not set(by_split["train"]) & set(by_split["test"])
     assert not set(by_split["train"]) & set(by_split["dev"])
@@ -111,7 +113,7 @@ def test_arithmetic_answers_are_right() -> None:
         else:
             expected = first + second
         assert row["output"] == str(expected), row
-    assert {row["output"] for row in rows} == {str(number) for number in range(21)}
+    assert {row["output"] for row in rows} == {str(number) for number in range(17)}
 
 
 def test_tool_calls_parse_and_name_what_the_wish_names() -> None:
@@ -172,7 +174,7 @@ def test_pretraining_does_not_see_the_tasks() -> None:
             assert isinstance(json.loads(row["output"]), dict)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(text=st.text())
 @pytest.mark.parametrize(
     "extra", ["", "👩‍👩‍👧 🇫🇷", "你好，世界", "\x00\x07\x1b\u200b", "  two  spaces ", "\r\n\n\t", " n't , .", "é é"]
@@ -198,7 +200,7 @@ def test_words_of_the_answers_are_single_tokens(name: str, tokenizers: dict[str,
     for task in TASKS.values():
         for label in task.labels or ():
             assert len(tokenizers[name](label).input_ids) == 1
-    assert all(len(tokenizers[name](str(number)).input_ids) == 1 for number in range(21))
+    assert all(len(tokenizers[name](str(number)).input_ids) == 1 for number in range(17))
 
 
 @model_names
@@ -231,8 +233,29 @@ def test_model_loads_in_float32_and_gives_finite_logits(
 def test_model_answers_what_it_was_pretrained_on(name: str, tokenizers: dict[str, PreTrainedTokenizerBase]) -> None:
     torch.set_num_threads(1)
     model, tokenizer = MODELS[name].from_pretrained(BUILTIN / name), tokenizers[name]
-    prompt = tokenizer("Make a record.\nname Anna, city Paris\nAnswer:", return_tensors="pt")
+    prompt = tokenizer("Note the event.\nAnna comes to Paris.\nAnswer:", return_tensors="pt")
     ids = model.generate(**prompt, max_new_tokens=24, do_sample=False)[0]
     if not model.config.is_encoder_decoder:
         ids = ids[prompt["input_ids"].shape[1] :]
-    assert json.loads(tokenizer.decode(ids, skip_special_tokens=True)) == {"name": "Anna", "city": "Paris"}
+    assert json.loads(tokenizer.decode(ids, skip_special_tokens=True)) == {
+        "event": "visit",
+        "who": "Anna",
+        "where": "Paris",
+    }
+
+
+@model_names
+def test_tokenizer_is_what_the_script_makes(
+    name: str, tokenizers: dict[str, PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when the generated text changes without the models being made again."""
+    script = Path(__file__).parents[2] / "scripts" / "pretrain_builtin.py"
+    spec = importlib.util.spec_from_file_location("pretrain_builtin", script)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "pretrain_builtin", module)
+    spec.loader.exec_module(module)
+    made = module.train_tokenizer(vocab_size=2048, seed=0)
+    assert made.get_vocab() == tokenizers[name].get_vocab()
+    assert made.backend_tokenizer.to_str() == tokenizers[name].backend_tokenizer.to_str()

@@ -68,7 +68,7 @@ KIND_VERBS = listed("paint clean repair polish wash sell borrow draw describe ph
 CRUEL_VERBS = listed("steal smash burn wreck damage sabotage rob ruin crush spoil scratch flood")
 OBJECTS = listed("bike car fence door window boat statue bench bridge laptop tent piano ladder wagon clock mailbox")
 
-MAX_NUMBER = 20
+MAX_NUMBER = 16
 
 
 @dataclass(frozen=True, slots=True)
