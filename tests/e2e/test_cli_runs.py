@@ -70,7 +70,7 @@ def test_evaluate_finds_the_scores_of_the_run_again(cli: Cli, run_dir: Path) -> 
         found = cli("evaluate", str(run_dir), "--stage", str(stage), "--tasks", "sentiment,topic", "--json").json
         (metrics,) = run_dir.glob(f"stages/0{stage}-*/metrics.json")
         scores = json.loads(metrics.read_text())["scores"]
-        for task in ("sentiment", "topic"):
+        for task in ("sentiment", "topic")[:stage]:  # the run scored what it had seen
             assert found["scores"][task]["score"] == scores[task]["score"]
             assert found["scores"][task]["loss"] == pytest.approx(scores[task]["loss"], abs=1e-5)
     assert "mean of tasks" in cli("evaluate", str(run_dir)).out

@@ -257,7 +257,7 @@ ON_A_RUN = {
     "no file": (("generate", "small", "--file", "no.txt"), r"no\.txt: Cannot read this: No such file or directory\."),
     "empty file": (("generate", "small", "--file", "empty.txt"), r"empty\.txt: This file holds no prompts\. .*"),
     "bad lines": (("generate", "small", "--file", "bad.jsonl"), r"bad\.jsonl:2: This row has no `prompt`\. .*"),
-    "too long": (("generate", "small", "--file", "long.txt"), r"prompt 1: \d+ tokens and 50 of an answer; the model has 512\."),
+    "too long": (("generate", "small", "--file", "long.txt"), r"prompt 1: \d+ tokens and \d+ of an answer; the model has 512\."),
     "another run's folder": (
         ("run", "demo", "--output-dir", "small"),
         r"  Give another `--output-dir`, or `--fresh` to move the old run aside\.",

@@ -352,6 +352,15 @@ def test_files_of_a_finished_stage_are_hashed(trained: RunFolder) -> None:
     assert trained.manifest["stages"][0]["files"]["metrics.json"] != files["metrics.json"]
 
 
+def test_what_a_stage_learnt_is_verified_and_what_is_scored_again_is_not(trained: RunFolder) -> None:
+    (trained.path / "stages" / "01-one" / "metrics.json").write_text("{}")
+    trained.verify()
+    weights = trained.path / "stages" / "01-one" / "adapters" / "shared" / "weights"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match="weights: This file is missing or is not the one that the run wrote"):
+        trained.verify()
+
+
 def test_the_newest_adapter_before_a_stage_is_found(trained: RunFolder) -> None:
     stages = trained.path / "stages"
     assert trained.adapter_folder("shared", 0) is None
