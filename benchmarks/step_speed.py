@@ -80,11 +80,12 @@ def build(past: int) -> tuple[Feed, Stepper, FixedLengthLM]:
     bank.apply(AdapterPlan(names, names[-1:]))
     rows = tuple(PromptTarget(f"bench/train/{index}", (Segment("x", cut=True),), "y") for index in range(400))
     stream = Stream("bench", (Task("bench", rows, (), ()),))
+    methods = MethodStack((("seq-lora", SeqLoRA()),))
     job = FitJob(
         title="bench",
         context=Context(stream, Stage(0, "bench", (0,), 0), bank, backbone, 0, {"bench": 10}),
-        methods=MethodStack((("seq-lora", SeqLoRA()),)),
-        states={},
+        methods=methods,
+        states=methods.init_state(),
         config=TrainConfig(per_device_train_batch_size=ROWS, learning_rate=1e-4),
         rows=rows,
         accelerator=Accelerator(cpu=True, mixed_precision="no"),
@@ -120,10 +121,10 @@ def bare_step(feed: Feed, stepper: Stepper) -> Callable[[int], None]:
 
     def step(number: int) -> None:
         batch = feed.step(number).batches[0]
-        logits = model(**batch.inputs).logits[:, :-1]
-        loss = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1).float(), batch.labels[:, 1:].flatten(), ignore_index=-100
-        )
+        # Logits at the positions before each answer token only, as the batch asks for: both loops do the same work.
+        logits = model(**batch.inputs).logits
+        answers = batch.labels[:, TOKENS // 2 :]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), answers.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
