@@ -343,8 +343,33 @@ def describe(name: str, arguments: argparse.Namespace, recipe: Recipe, facts: di
     return "\n".join(lines)
 
 
-def main() -> None:
-    """Reads the arguments, trains, checks the size and puts the folder in place."""
+def facts_of(model: PreTrainedModel, arguments: argparse.Namespace, recipe: Recipe) -> dict[str, object]:
+    """What the weights depend on."""
+    return {
+        "parameters": f"{model.num_parameters():,}",
+        "vocabulary": model.config.vocab_size,
+        "seed": arguments.seed,
+        "threads": arguments.threads,
+        "steps x batch": f"{recipe.steps} x {recipe.batch_size}",
+        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
+        f"transformers {transformers.__version__}, tokenizers {tokenizers.__version__}",
+    }
+
+
+def put_in_place(folder: Path, target: Path) -> None:
+    """Replaces `target` by `folder` if that is small enough to ship."""
+    size = sum(file.stat().st_size for file in folder.iterdir())
+    if size > MAX_BYTES:
+        raise SystemExit(f"{folder} has {size} bytes, more than {MAX_BYTES}")
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    shutil.rmtree(target, ignore_errors=True)
+    shutil.copytree(folder, target)
+    print(f"{target}: {size} bytes")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=tuple(RECIPES))
     parser.add_argument("--seed", type=int, default=0)
@@ -352,7 +377,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=None)
     parser.add_argument("--vocab-size", type=int, default=2048)
     parser.add_argument("--output-dir", type=Path, default=Path(__file__).parents[1] / "src/evertune/builtin")
-    arguments = parser.parse_args()
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Trains the tokenizer and the model, scores them on held-out rows, writes the folder."""
+    arguments = parse_arguments()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(arguments.seed)
     recipe = RECIPES[arguments.name]
@@ -366,15 +396,7 @@ def main() -> None:
 
     tokenizer = train_tokenizer(arguments.vocab_size, arguments.seed)
     model = recipe.build(len(tokenizer))
-    facts: dict[str, object] = {
-        "parameters": f"{model.num_parameters():,}",
-        "vocabulary": len(tokenizer),
-        "seed": arguments.seed,
-        "threads": arguments.threads,
-        "steps x batch": f"{recipe.steps} x {recipe.batch_size}",
-        "versions": f"python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {transformers.__version__}, tokenizers {tokenizers.__version__}",
-    }
+    facts = facts_of(model, arguments, recipe)
     for key, value in facts.items():
         log(f"{key}: {value}")
     rows = generate_pretraining_text((recipe.steps + POOL_BATCHES) * recipe.batch_size, arguments.seed)
@@ -385,21 +407,12 @@ def main() -> None:
     log(f"CPU time of training: {facts['CPU time of training']}")
     for skill, share in answered_right(model, tokenizer, arguments.seed + 1).items():
         log(f"held-out exact match  {skill:24s} {share:.3f}")
-
-    target = arguments.output_dir / arguments.name
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / arguments.name
         save(model, tokenizer, folder)
         (folder / "pretraining.log").write_text("\n".join(lines) + "\n")
         (folder / "PRETRAINING.md").write_text(describe(arguments.name, arguments, recipe, facts))
-        size = sum(file.stat().st_size for file in folder.iterdir())
-        if size > MAX_BYTES:
-            raise SystemExit(f"{folder} has {size} bytes, more than {MAX_BYTES}")
-        for file in folder.iterdir():
-            file.chmod(0o644)
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(folder, target)
-    print(f"{target}: {size} bytes")
+        put_in_place(folder, arguments.output_dir / arguments.name)
 
 
 if __name__ == "__main__":
