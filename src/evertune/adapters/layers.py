@@ -28,6 +28,19 @@ class PastFactors:
     B: Tensor
 
 
+@dataclass(frozen=True)
+class Factors:
+    """The low-rank change of one adapter on one module, as it is learnt: ``B @ A`` times the scaling.
+
+    Attributes:
+        A: Input basis, ``(r, d_in)``.
+        B: Output basis, ``(d_out, r)``, unscaled.
+    """
+
+    A: nn.Parameter
+    B: nn.Parameter
+
+
 def peft_name(name: str) -> str:
     """How peft knows an adapter: by its name, with a ``+`` where peft cannot use that.
 
@@ -80,6 +93,21 @@ def stacked_factors(layers: Layers, names: Sequence[str]) -> dict[str, PastFacto
     return factors
 
 
-def _weight(module: nn.Module) -> Tensor:
+def live_factors(layers: Layers, name: str) -> dict[str, Factors]:
+    """The low-rank factors of one LoRA adapter: the parameters themselves.
+
+    Args:
+        layers: As `tuner_layers` returns.
+        name: The adapter, as peft knows it.
+    """
+    factors: dict[str, Factors] = {}
+    for path, layer in layers.items():
+        assert isinstance(layer, LoraLayer)
+        factors[path] = Factors(_weight(layer.lora_A[name]), _weight(layer.lora_B[name]))
+    return factors
+
+
+def _weight(module: nn.Module) -> nn.Parameter:
     assert isinstance(module, nn.Linear)
+    assert isinstance(module.weight, nn.Parameter)
     return module.weight
