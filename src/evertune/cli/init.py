@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,6 +15,9 @@ from evertune.cli.options import JsonOption
 from evertune.cli.output import console_for, write_json
 from evertune.errors import InputError
 from evertune.files import write_text
+
+if TYPE_CHECKING:
+    from evertune.config.old_runs.importing import Imported
 
 _TEMPLATE = """\
 # An Evertune configuration. Check it with `evertune validate {name}`, run it with `evertune run {name}`.
@@ -73,22 +78,95 @@ def init(
         Path | None,
         typer.Option("--data", metavar="FILE", help="Rows of your own task (JSONL, JSON, CSV or Parquet)."),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="SCRIPT",
+            help="A launch script of O-LoRA, N-LoRA or GORP (read, never executed), or their arguments as JSON.",
+        ),
+    ] = None,
+    method: Annotated[
+        str | None, typer.Option("--method", metavar="NAME", help="With --from: the method, where flags do not tell.")
+    ] = None,
+    script_args: Annotated[
+        str | None, typer.Option("--script-args", metavar="TEXT", help="With --from: the script's own $1, $2, ...")
+    ] = None,
+    ignore_unknown: Annotated[
+        bool, typer.Option("--ignore-unknown", help="With --from: pass over flags that are not known.")
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """Write a commented configuration to start from. Nothing is overwritten."""
     if path.exists():
         raise InputError("This exists already.", where=str(path), instead="Name another file, or remove it.")
-    if data is not None and not data.exists():
-        raise InputError("There is no such file.", where=str(data), instead="Name the file that holds your rows.")
-    text = starter(path, data)
-    write_text(path, text)
+    _check_options(data, source, {"--method": method, "--script-args": script_args, "--ignore-unknown": ignore_unknown})
+    imported = None
+    if source is not None:
+        from evertune.config.old_runs.importing import import_run
+
+        words = _words(script_args or "")
+        imported = import_run(source, path.parent, method=method, words=words, ignore_unknown=ignore_unknown)
+    write_text(path, imported.text if imported else starter(path, data))
+    _say_next(path, imported, json_output=json_output)
+
+
+def _check_options(data: Path | None, source: Path | None, only_with_from: Mapping[str, object]) -> None:
+    """Refuses files that are not there, and options that have no effect.
+
+    Raises:
+        InputError: Naming the option or the file.
+    """
+    for given, holds in ((data, "holds your rows"), (source, "launched the runs")):
+        if given is not None and not given.exists():
+            raise InputError("There is no such file.", where=str(given), instead=f"Name the file that {holds}.")
+    if source is not None and data is not None:
+        raise InputError(
+            "`--data` and `--from` exclude each other.", where="evertune init", instead="Keep one of them."
+        )
+    for name, given in only_with_from.items():
+        if given and source is None:
+            raise InputError(f"`{name}` has no effect without `--from`.", where="evertune init")
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError as error:
+        raise InputError(f"This cannot be taken apart: {error}.", where="--script-args") from error
+
+
+def _say_next(path: Path, imported: Imported | None, *, json_output: bool) -> None:
+    """Says what was written, what became of the old flags, and what comes next."""
     name = "evertune.yaml" if path == Path("evertune.yaml") else str(path)
     if json_output:
-        write_json({"path": str(path), "next": f"evertune run {name}"})
+        facts = imported.facts() if imported else {}
+        write_json({"path": str(path), "next": f"evertune run {name}", **facts})
         return
     console = console_for(json_output=False)
+    if imported is not None:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table(box=None, pad_edge=False)
+        table.add_column("old flag", no_wrap=True)
+        table.add_column("line", no_wrap=True)
+        table.add_column("here", overflow="fold")
+        for row in imported.translation.rows:
+            line = str(row.lines[0]) if row.lines else "-"
+            # As text: a reason in square brackets would be read as markup.
+            table.add_row(*map(Text, (row.flag, line, _became(row.key, row.effect))))
+        console.show(table)
+        for note in imported.translation.notes:
+            console.say(note)
     console.say(f"wrote {path}")
     console.say(f"\nNext:\n  evertune validate {name}\n  evertune run {name}")
+
+
+def _became(key: str, effect: str) -> str:
+    if key:
+        return f"{key}{f' ({effect})' * bool(effect)}"
+    return effect if "passed over" in effect else f"had no effect: {effect}"
 
 
 def starter(path: Path, data: Path | None) -> str:
