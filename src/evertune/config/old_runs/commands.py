@@ -136,9 +136,9 @@ def _json_unknown(value: Any) -> str:
     """Why no flag of a command line can have a value."""
     if isinstance(value, dict):
         return "is an object"
-    # JSON can hold halves of characters, which no file can.
-    halved = any("\ud800" <= character <= "\udfff" for character in str(value))
-    return "holds half of a character" if halved else ""
+    # JSON can hold halves of characters, which no file can, and NUL, which no path can.
+    bad = next((each for each in str(value) if "\ud800" <= each <= "\udfff" or each == "\0"), "")
+    return f"holds the character U+{ord(bad):04X}" if bad else ""
 
 
 class _Reader:

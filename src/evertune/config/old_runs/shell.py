@@ -12,7 +12,7 @@ from evertune.errors import InputError
 _OPERATORS = ";&|<>()"
 _PLAIN_DOLLAR = "\ue000"  # a dollar sign that the shell would leave alone
 _FIRST_SUBSTITUTION = 0xE100  # from here on, one character stands for one command substitution
-_PRIVATE = re.compile("[\ue000-\uf8ff]")
+_UNREADABLE = re.compile("[\0\ue000-\uf8ff]")
 _SUBSTITUTION = re.compile("[\ue100-\uf8ff]")
 
 
@@ -92,9 +92,10 @@ class _Scanner:
     """Cuts a script into lines of commands: joins what goes on, drops comments, and keeps `shlex` from guessing."""
 
     def __init__(self, script: str, source: str) -> None:
-        if found := _PRIVATE.search(script):
+        if found := _UNREADABLE.search(script):
             line = script[: found.start()].count("\n") + 1
-            raise InputError("A character of the private use area cannot be read.", where=f"{source}:{line}")
+            what = f"The character U+{ord(found[0]):04X} cannot be read."
+            raise InputError(what, where=f"{source}:{line}", instead="Remove it.")
         self.substitutions: dict[str, str] = {}
         self._script, self._source = script, source
         self._at, self._line = 0, 1

@@ -291,7 +291,7 @@ def _add_model(first: Command, translation: Translation, folder: Path) -> None:
     use = first.flags["model_name_or_path"]
     text = use.text.rstrip("/")
     # A folder named by a script is relative to where the script is started, and looks like a hub id.
-    local = Path(text).exists() or text.startswith((".", "/", "~", "initial_model/")) or not _HUB_ID.fullmatch(text)
+    local = os.path.exists(text) or text.startswith((".", "/", "~", "initial_model/")) or not _HUB_ID.fullmatch(text)
     shown = _relative(text, folder) if local else text
     translation.put("backbone.path", f"./{shown}" if local and shown[0] not in "./~" else shown)
     translation.comments["backbone.path"] = f"--model_name_or_path, line {use.line}"
