@@ -9,12 +9,14 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from evertune.adapters.bank import AdapterBank
+from evertune.adapters.bank import BASE, AdapterBank
+from evertune.adapters.released import RELEASED
 from evertune.adapters.spec import AdapterPlan
 from evertune.backbones import BACKBONES
 from evertune.backbones.base import Backbone
 from evertune.console import Console
 from evertune.errors import ConfigError, Problem, did_you_mean
+from evertune.files import read_tensors
 from evertune.methods.stack import MethodStack
 from evertune.randomness import derive_seed
 from evertune.run_folder import RunFolder
@@ -69,22 +71,50 @@ class Parts:
     def place_adapters(self, plan: AdapterPlan, folder: RunFolder, before: int) -> None:
         """Puts a plan's adapters on the model, with the newest weights saved before a stage, or else new ones.
 
+        Below them comes the frozen adapter of a released code that the run starts from, if it does: no plan names it.
+
         Args:
             plan: The plan.
             folder: The run.
             before: Only stages with a smaller index are read; 0 is the beginning, where `start_from` counts.
         """
+        self._place_base(plan, folder, before)
+        self._place_released(folder)
         for name in plan.active:
             saved = folder.adapter_folder(name, before)
             if saved is not None:
                 # What the bank holds may be older or newer: stages can be scored again in a resumed run.
                 if name not in self.bank.names or self.sources.get(name) != saved:
-                    folder.verify_adapter(saved)
+                    folder.verify_files(saved)
                     self.bank.load(name, saved)
                     self.sources[name] = saved
             elif name not in self.bank.names:
                 self._add(name, first=before == 0 and not self.bank.names)
-        self.bank.apply(plan)
+        below = (RELEASED,) if RELEASED in self.bank.names else ()
+        self.bank.apply(dataclasses.replace(plan, active=(*below, *plan.active)))
+
+    def _place_released(self, folder: RunFolder) -> None:
+        if folder.manifest.get("start_from") is not None and RELEASED not in self.bank.names:
+            assert self.settings.adapter.start_from is not None
+            self.bank.start_from(RELEASED, self.settings.adapter.start_from)
+
+    def _place_base(self, plan: AdapterPlan, folder: RunFolder, before: int) -> None:
+        """Changes base weights by what stages before `before` learnt; first of all: adapters may build on it."""
+        held = self.bank.change
+        self.bank.open_base(plan.base)
+        change = self.bank.change
+        if change is not held:
+            self.sources.pop(BASE, None)
+        if change is None:
+            return
+        saved = folder.base_change_file(before)
+        if saved is None:
+            change.clear()
+            self.sources.pop(BASE, None)
+        elif self.sources.get(BASE) != saved:
+            folder.verify_files(saved)
+            change.load(read_tensors(saved), str(saved))
+            self.sources[BASE] = saved
 
     def _add(self, name: str, *, first: bool) -> None:
         if first and self.settings.adapter.start_from is not None:

@@ -13,9 +13,10 @@ from evertune.backbones.loading import build_skeleton, load_row_encoder
 from evertune.backbones.location import resolve_path
 from evertune.console import Console
 from evertune.errors import DataError, InputError, Problem
+from evertune.methods.stack import MethodStack
 from evertune.settings import RunSettings
 from evertune.streams.examples import PromptTarget
-from evertune.streams.task import Stream, Task
+from evertune.streams.task import Stage, Stream, Task
 
 _Result = TypeVar("_Result")
 
@@ -121,7 +122,7 @@ def check_adapter(settings: RunSettings) -> None:
     """Puts the configured adapter on a model without weights, as the run will put it on the real one.
 
     Raises:
-        InputError: If kind, targets or layers match nothing, or `start_from` does not fit.
+        InputError: If kind, targets or layers match nothing, `start_from` does not fit, or a method cannot work on it.
     """
     model = build_skeleton(settings.backbone)
     location = resolve_path(settings.backbone.path, revision=settings.backbone.revision).location
@@ -130,3 +131,9 @@ def check_adapter(settings: RunSettings) -> None:
         bank.add("check", seed=settings.seed)
     else:
         bank.start_from("check", settings.adapter.start_from)
+    own = [settings_of for pair in settings.per_task.values() for settings_of in pair]
+    for stage_settings in (settings.first, settings.later, *own):
+        methods = MethodStack(stage_settings.methods)
+        bank.check_base(methods.adapters(Stage(0, "check", (0,), 0)).base)
+        for _, method in methods.methods:
+            method.check_model(bank)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from evertune.adapters.spec import AdapterPlan
+from evertune.adapters.released import released_record
 from evertune.assembly import Parts
 from evertune.streams.task import Stage, Stream
 from evertune.training.job import FitResult
@@ -25,6 +26,7 @@ def new_manifest(parts: Parts) -> dict[str, Any]:
             "revision": identity.revision,
             "fingerprint": identity.fingerprint,
         },
+        "start_from": released_record(settings.adapter.start_from),
         "method": [name for name, _ in settings.first.methods],
         "tuned_per_task": bool(settings.per_task) or settings.first != settings.later,
         "stamps": stamps(parts),
@@ -55,6 +57,11 @@ def stamps(parts: Parts) -> list[str]:
     for name, method in parts.settings.first.methods:
         if "task_id_at_test" in method.requires:
             found.append(f"Method {name} is told at test which task a row belongs to.")
+    if released_record(parts.settings.adapter.start_from) is not None:
+        found.append(
+            f"A frozen adapter from {parts.settings.adapter.start_from} takes part in every stage; zero-shot is the "
+            "model without it."
+        )
     found += [stamp for task in parts.stream.tasks for stamp in task.audit.get("stamps", ())]
     return list(dict.fromkeys(found))
 
@@ -89,8 +96,10 @@ def stream_manifest(stream: Stream) -> dict[str, Any]:
     }
 
 
-def training_record(parts: Parts, stage: Stage, result: FitResult, preflight: Preflight) -> dict[str, Any]:
-    """The ``training`` section of a stage's ``metrics.json``."""
+def training_record(
+    parts: Parts, stage: Stage, result: FitResult, preflight: Preflight, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """The ``training`` section of a stage's ``metrics.json``; `facts` are what the methods tell."""
     counters, settings = result.counters, parts.stage_settings(stage)
     best = None
     if counters.best_step is not None:
@@ -110,6 +119,7 @@ def training_record(parts: Parts, stage: Stage, result: FitResult, preflight: Pr
         "bytes": preflight.bytes(),
         "trains": dict(preflight.summary.trains),
         "best": best,
+        "facts": facts,
         "resolved": {
             "train": dataclasses.asdict(settings.train),
             "method": [{"name": name, **dataclasses.asdict(method)} for name, method in settings.methods],
@@ -118,9 +128,9 @@ def training_record(parts: Parts, stage: Stage, result: FitResult, preflight: Pr
     }
 
 
-def adapter_folders(stage: Stage, plan: AdapterPlan) -> dict[str, str]:
-    """Where the adapters that a stage trained are kept, relative to the run."""
+def adapter_folders(stage: Stage, names: Sequence[str]) -> dict[str, str]:
+    """Where the adapters that are kept of a stage lie, relative to the run."""
     base = f"stages/{stage.folder}"
-    if len(plan.trainable) == 1:
-        return {plan.trainable[0]: f"{base}/adapter"}
-    return {name: f"{base}/adapters/{name}" for name in plan.trainable}
+    if len(names) == 1:
+        return {names[0]: f"{base}/adapter"}
+    return {name: f"{base}/adapters/{name}" for name in names}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from evertune.adapters.bank import AdapterBank
+from evertune.adapters.released import released_record
 from evertune.adapters.spec import AdapterPlan
 from evertune.assembly import Parts, assemble
 from evertune.backbones.base import Backbone
@@ -98,6 +99,8 @@ def restore_stage(settings: RunSettings, run_dir: Path, stage: int | None, conso
             where=settings.where("backbone.path"),
             instead="Restore it.",
         )
+    if changed := folder.changed_start(released_record(settings.adapter.start_from)):
+        raise ConfigError(changed)
     for problem in folder.changed_rows(stream_manifest(parts.stream)):
         console.warn(f"{problem.where}: {problem.what}")
     return RestoredStage(parts, folder, parts.stages[stage - 1 if stage is not None else done[-1]])

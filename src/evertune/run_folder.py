@@ -14,6 +14,7 @@ from typing import Any, Literal
 import yaml
 
 from evertune import dialect
+from evertune.adapters.spec import BASE_CHANGE
 from evertune.errors import CheckpointError, ConfigError, InputError, Problem
 from evertune.files import read_json, sha256, sha256_of_folder, write_json, write_text
 from evertune.settings import RunSettings
@@ -223,7 +224,11 @@ class RunFolder:
             self.save()
             return
         self.manifest = read_json(file)
-        problems = [*self.changed_rows(manifest["stream"]), *self._changed_model(manifest)]
+        problems = [
+            *self.changed_rows(manifest["stream"]),
+            *self._changed_model(manifest),
+            *self.changed_start(manifest.get("start_from")),
+        ]
         if problems:
             raise ConfigError(problems)
 
@@ -271,6 +276,18 @@ class RunFolder:
                 "Restore it, or use `--fresh`.",
             )
 
+    def changed_start(self, start: Mapping[str, Any] | None) -> list[Problem]:
+        """What is wrong if the frozen adapter that the run began with is not the one of today.
+
+        Args:
+            start: As `evertune.adapters.released.released_record` returns.
+        """
+        began = self.manifest.get("start_from")
+        if (began or {}).get("files") == (start or {}).get("files"):
+            return []
+        what = "The frozen adapter here is not the one that this run began with: its files differ or are missing."
+        return [Problem((began or start or {})["folder"], what, "Restore the folder, or use `--fresh`.")]
+
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def stage_folder(self, stage: Stage) -> Path:
@@ -298,6 +315,13 @@ class RunFolder:
                 return self.path / entry["adapters"][name]
         return None
 
+    def base_change_file(self, before: int) -> Path | None:
+        """The newest change of base weights that a stage with an index below `before` saved, if any."""
+        for entry in reversed(self.manifest["stages"][:before]):
+            if BASE_CHANGE in entry["files"]:
+                return self.path / entry["folder"] / BASE_CHANGE
+        return None
+
     def verify(self) -> None:
         """Compares the files of the stages that are done with what was written.
 
@@ -310,17 +334,17 @@ class RunFolder:
         for entry in self.manifest["stages"]:
             self._verify(entry, self.path / entry["folder"], but=("cells/", "predictions/", "metrics.json"))
 
-    def verify_adapter(self, folder: Path) -> None:
-        """Compares the files of an adapter with what was written.
+    def verify_files(self, place: Path) -> None:
+        """Compares files of a stage with what was written.
 
         Args:
-            folder: As `adapter_folder` returns.
+            place: As `adapter_folder` and `base_change_file` return.
 
         Raises:
             CheckpointError: If a file is missing or another one.
         """
-        entry = next(entry for entry in self.manifest["stages"] if folder.is_relative_to(self.path / entry["folder"]))
-        self._verify(entry, folder)
+        entry = next(entry for entry in self.manifest["stages"] if place.is_relative_to(self.path / entry["folder"]))
+        self._verify(entry, place)
 
     def _verify(self, entry: Mapping[str, Any], within: Path, but: tuple[str, ...] = ()) -> None:
         for name, digest in entry["files"].items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from evertune.checking import check_adapter, check_rows
 from evertune.console import Console, duration
 from evertune.environment import describe_environment
 from evertune.evaluation.cell import Cell, row_summary
-from evertune.files import atomic_folder, read_json, write_json, write_json_lines
+from evertune.files import atomic_folder, read_json, write_json, write_json_lines, write_tensors
 from evertune.manifest import adapter_folders, new_manifest, training_record
 from evertune.methods.base import Context
 from evertune.methods.stack import MethodStack, States
@@ -25,7 +25,7 @@ from evertune.reporting.html import write_report
 from evertune.reporting.load import load_run
 from evertune.reporting.plots import write_plots
 from evertune.reporting.table import run_result
-from evertune.run_folder import Mode, RunFolder
+from evertune.run_folder import BASE_CHANGE, Mode, RunFolder
 from evertune.scoring import DevScorer, Scorer
 from evertune.settings import RunSettings
 from evertune.streams.task import Stage
@@ -189,7 +189,15 @@ class _Walk:
         epochs = {
             self.stream.names[task]: self.parts.task_settings(task).train.num_train_epochs for task in stage.tasks
         }
-        return Context(self.stream, stage, self.parts.bank, self.parts.backbone, self.settings.seed, epochs)
+        return Context(
+            self.stream,
+            stage,
+            self.parts.bank,
+            self.parts.backbone,
+            self.settings.seed,
+            epochs,
+            warn=lambda text: self.events.warn(self.console, text),
+        )
 
     def _states_before(self, stage: Stage, methods: MethodStack) -> States:
         if stage.index == 0:
@@ -223,9 +231,9 @@ class _Walk:
         )
         self.events.write("stage", stage=stage.index, name=stage.name, status="training")
         result = fit(job)
-        methods.end_task(states, context)
-        training = training_record(parts, stage, result, preflight)
-        distributed.on_main(lambda: self._commit_training(stage, plan, states, result, training))
+        training = training_record(parts, stage, result, preflight, methods.facts(states, context))
+        kept = methods.kept_adapters(stage)
+        distributed.on_main(lambda: self._commit_training(stage, kept, states, result, training))
         self.folder.load()
         self.events.write("stage", stage=stage.index, name=stage.name, status="trained")
 
@@ -243,14 +251,15 @@ class _Walk:
     # What is kept ----------------------------------------------------------------------------------------------------
 
     def _commit_training(
-        self, stage: Stage, plan: AdapterPlan, states: States, result: FitResult, training: dict[str, Any]
+        self, stage: Stage, kept: Sequence[str], states: States, result: FitResult, training: dict[str, Any]
     ) -> None:
         """Keeps what a stage learnt; the stage counts as trained when the manifest says so, last of all."""
         path = self.folder.stage_folder(stage)
-        folders = adapter_folders(stage, plan)
+        folders = adapter_folders(stage, kept)
         for name, folder in folders.items():
             with atomic_folder(self.folder.path / folder) as temporary:
                 self.parts.bank.save(name, temporary)
+        self._save_base_change(path)
         save_method_states(path, states)
         if any(result.foreign_ids):
             rows = [{"epoch": epoch, "ids": ids} for epoch, ids in enumerate(result.foreign_ids)]
@@ -265,12 +274,17 @@ class _Walk:
 
     def _save_evaluated(self, stage: Stage, plan: AdapterPlan, step: int) -> None:
         def save() -> None:
+            place = self.folder.stage_folder(stage) / "evaluated" / f"step-{step:08d}"
             for name in plan.trainable:
-                target = self.folder.stage_folder(stage) / "evaluated" / f"step-{step:08d}" / name
-                with atomic_folder(target) as temporary:
+                with atomic_folder(place / name) as temporary:
                     self.parts.bank.save(name, temporary)
+            self._save_base_change(place)
 
         distributed.on_main(save)
+
+    def _save_base_change(self, place: Path) -> None:
+        if self.parts.bank.change is not None:
+            write_tensors(place / BASE_CHANGE, self.parts.bank.change.tensors())
 
     def _commit_scores(self, stage: Stage, cells: Mapping[str, Cell]) -> None:
         path = self.folder.stage_folder(stage)

@@ -61,9 +61,11 @@ class Scorer:
         return cells
 
     def _place(self, stage: Stage | None, task: int) -> None:
-        plan = AdapterPlan(()) if stage is None else self.parts.methods(stage).eval_adapters(stage, task)
-        before = 0 if stage is None else stage.index + 1
-        self.parts.place_adapters(plan, self.folder, before)
+        if stage is None:
+            self.parts.bank.apply(AdapterPlan(()))
+        else:
+            plan = self.parts.methods(stage).eval_adapters(stage, task)
+            self.parts.place_adapters(plan, self.folder, stage.index + 1)
 
     def _score(self, task: int, title: str) -> Cell:
         settings, rows = self.parts.task_settings(task), self.parts.stream.tasks[task].test

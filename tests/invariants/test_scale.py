@@ -23,8 +23,9 @@ EVALUATION = {"zero_shot": False}
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
-    """Every adapter tensor that the run trained."""
+    """Every tensor that the run trained."""
     files = sorted(output.glob("stages/*/adapter*/**/adapter_model.safetensors"))
+    files += sorted(output.glob("stages/*/delta.safetensors"))
     return {f"{file.relative_to(output)}:{name}": value for file in files for name, value in load_file(file).items()}
 
 
@@ -33,7 +34,7 @@ def assert_close(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) 
     assert len(left) > 0
     worst = max((left[name] - right[name]).abs().max().item() for name in left)
     assert worst < 1e-5, f"largest difference {worst:.1e}"
-    moved = max(value.abs().max().item() for name, value in left.items() if "lora_B" in name)
+    moved = max(value.abs().max().item() for name, value in left.items() if "lora_B" in name or "delta" in name)
     assert moved > 1e-4, "nothing was learnt: the comparison would be empty"
 
 
@@ -47,15 +48,15 @@ def trained(config: Path, output: Path) -> dict[str, torch.Tensor]:
 def configurations(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int, int], Path]:
     import yaml
 
-    from tests.invariants.conftest import BASE, merged
+    from tests.invariants.conftest import BASE, merged, needs
 
     folder = tmp_path_factory.mktemp("configurations")
 
     def write(method: str, per_device: int, accumulation: int) -> Path:
         split = {"per_device_train_batch_size": per_device, "gradient_accumulation_steps": accumulation}
-        change = {"method": method, "train": {**TRAIN, **split}, "stream": STREAM, "evaluation": EVALUATION}
+        common = {"train": {**TRAIN, **split}, "stream": STREAM, "evaluation": EVALUATION}
         path = folder / f"{method}-{per_device}x{accumulation}.yaml"
-        path.write_text(yaml.safe_dump(merged(BASE, change)), encoding="utf-8")
+        path.write_text(yaml.safe_dump(merged(merged(BASE, needs(method)), common)), encoding="utf-8")
         return path
 
     return write

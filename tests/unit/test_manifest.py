@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from evertune.adapters.spec import AdapterPlan, AdapterSpec
+from evertune.adapters.spec import AdapterSpec
 from evertune.adapters.summary import ParameterSummary
 from evertune.assembly import Parts
 from evertune.backbones.base import BackboneConfig, Identity
@@ -107,6 +107,7 @@ def test_the_manifest_of_a_new_run() -> None:
             ],
         },
         "backbone": {"path": "/models/m", "source": "local folder", "revision": None, "fingerprint": "cd" * 32},
+        "start_from": None,
         "method": ["seq-lora"],
         "tuned_per_task": False,
         "stamps": [],
@@ -161,7 +162,7 @@ def test_readers_are_told_what_helped() -> None:
     ],
 )
 def test_where_adapters_are_kept(trainable: tuple[str, ...], folders: dict[str, str]) -> None:
-    assert adapter_folders(Stage(1, "b", (1,), 1), AdapterPlan(("old", *trainable), trainable)) == folders
+    assert adapter_folders(Stage(1, "b", (1,), 1), trainable) == folders
 
 
 def test_the_record_of_a_stage() -> None:
@@ -181,7 +182,7 @@ def test_the_record_of_a_stage() -> None:
     result = FitResult(steps=6, epochs=1.5, counters=counters, truncation=cut, foreign_ids=[])
     summary = ParameterSummary(10, 1000, {"base float32": 4000}, {"attention query": 10})
     preflight = Preflight(torch.device("cpu"), [], None, summary, [(2, 5)], TrainConfig())
-    record = training_record(own, own.stages[1], result, preflight)
+    record = training_record(own, own.stages[1], result, preflight, {})
     resolved = json.loads(json.dumps(record)).pop("resolved")
     assert {key: value for key, value in record.items() if key != "resolved"} == {
         "seconds": 2.0,
@@ -198,6 +199,7 @@ def test_the_record_of_a_stage() -> None:
         "bytes": {"base float32": 4000, "optimiser float32": 80},
         "trains": {"attention query": 10},
         "best": {"step": 5, "score": 0.75},
+        "facts": {},
     }
     assert resolved["train"]["learning_rate"] == 1e-4  # that of the second task
     assert resolved["method"][0]["name"] == "replay"
@@ -210,7 +212,7 @@ def test_a_stage_without_evaluation_has_no_best() -> None:
     result = FitResult(1, 1.0, Counters(), {}, [])
     summary = ParameterSummary(1, 2, {}, {})
     record = training_record(
-        own, own.stages[0], result, Preflight(torch.device("cpu"), [], None, summary, [], TrainConfig())
+        own, own.stages[0], result, Preflight(torch.device("cpu"), [], None, summary, [], TrainConfig()), {}
     )
     assert record["best"] is None
     assert record["tokens_per_second"] == 0

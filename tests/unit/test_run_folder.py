@@ -379,7 +379,7 @@ def test_a_damaged_adapter_is_refused_and_only_that_one(trained: RunFolder, dama
     else:
         weights.unlink()
     with pytest.raises(CheckpointError) as caught:
-        trained.verify_adapter(weights.parent)
+        trained.verify_files(weights.parent)
     what = "This file is missing or is not the one that the run wrote."
     assert str(caught.value) == f"{weights}: {what} Restore it, or start again with `--fresh`."
-    trained.verify_adapter(weights.parent.with_name("shared"))
+    trained.verify_files(weights.parent.with_name("shared"))

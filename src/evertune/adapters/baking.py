@@ -92,12 +92,13 @@ class Stacked:
             self._model.delete_adapter(STACKED)
         if not names:
             return ()
-        rank = self._spec.r * len(names)
+        stacked = stacked_factors(self._layers, names)
+        rank = len(next(iter(stacked.values())).A)
         # Without dropout: what is frozen is added exactly, as a baked change is.
         spec = replace(self._spec, r=rank, lora_alpha=rank, use_rslora=False, lora_dropout=0.0)
         with torch.random.fork_rng(devices=[]):
             self._model.add_adapter(STACKED, build_config(spec, self._targets, self._task_type))
-        for path, factors in stacked_factors(self._layers, names).items():
+        for path, factors in stacked.items():
             layer = self._layers[path]
             layer.lora_A[STACKED].weight.copy_(factors.A)  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
             layer.lora_B[STACKED].weight.copy_(factors.B)  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
@@ -110,10 +111,24 @@ class Stacked:
 
 def can_bake(model: nn.Module, layers: Layers) -> bool:
     """Whether the weights below all adapters are plain floating-point tensors that no other module shares."""
+    uses = _uses(model)
+    return all(_is_plain(layer.get_base_layer(), uses) for layer in layers.values())
+
+
+def unwritable(model: nn.Module, modules: Mapping[str, nn.Module]) -> list[str]:
+    """Paths of the modules whose weight is not a plain ``(d_out, d_in)`` tensor that belongs to no other module too."""
+    uses = _uses(model)
+    return [
+        path for path, module in modules.items() if not _is_plain(module, uses) or not isinstance(module, nn.Linear)
+    ]
+
+
+def _uses(model: nn.Module) -> dict[int, int]:
+    """How many modules hold a parameter, by its id."""
     uses: dict[int, int] = {}
     for _, parameter in model.named_parameters(remove_duplicate=False):
         uses[id(parameter)] = uses.get(id(parameter), 0) + 1
-    return all(_is_plain(layer.get_base_layer(), uses) for layer in layers.values())
+    return uses
 
 
 def _is_plain(module: nn.Module, uses: Mapping[int, int]) -> bool:

@@ -14,6 +14,7 @@ from peft import PeftConfig
 from safetensors.torch import save
 from torch import Tensor
 
+from evertune.adapters.spec import BASE_CHANGE
 from evertune.errors import CheckpointError, Problem
 from evertune.files import read_json, read_tensors
 
@@ -113,17 +114,27 @@ def read_adapter(folder: Path) -> AdapterFolder:
     Raises:
         CheckpointError: If a file is missing, truncated or not what it should be.
     """
-    if not folder.is_dir():
-        raise CheckpointError("There is no such folder.", where=str(folder))
-    if not (folder / CONFIG).is_file():
-        instead = "Name the folder of a peft adapter, for example `stages/01-NAME/adapter` of a run."
-        raise CheckpointError("This file is missing.", where=str(folder / CONFIG), instead=instead)
+    config, base = read_adapter_config(folder)
     if not (folder / WEIGHTS).exists() and (pickled := sorted(folder.glob("adapter_model.*"))):
         raise CheckpointError(
             f"The weights are in `{pickled[0].name}`; only safetensors are read, because such a file can run code.",
             where=str(folder),
             instead=f"Load it with peft where you trust it and save it again: that writes `{WEIGHTS}`.",
         )
+    return AdapterFolder(folder, config, read_tensors(folder / WEIGHTS), base)
+
+
+def read_adapter_config(folder: Path) -> tuple[dict[str, Any], BaseModel]:
+    """Reads what a peft folder says of its adapter, and the model that it belongs to.
+
+    Raises:
+        CheckpointError: If there is no such folder, or it has no such file, or a damaged one.
+    """
+    if not folder.is_dir():
+        raise CheckpointError("There is no such folder.", where=str(folder))
+    if not (folder / CONFIG).is_file():
+        instead = "Name the folder of a peft adapter, for example `stages/01-NAME/adapter` of a run."
+        raise CheckpointError("This file is missing.", where=str(folder / CONFIG), instead=instead)
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise CheckpointError(
@@ -134,8 +145,7 @@ def read_adapter(folder: Path) -> AdapterFolder:
     ours = read_json(folder / OURS) if (folder / OURS).exists() else {}
     named = ours.get("base_model") if isinstance(ours, dict) else None
     fingerprint = str(named.get("fingerprint", "")) if isinstance(named, dict) else ""
-    base = BaseModel(str(config.get("base_model_name_or_path") or ""), fingerprint)
-    return AdapterFolder(folder, config, read_tensors(folder / WEIGHTS), base)
+    return config, BaseModel(str(config.get("base_model_name_or_path") or ""), fingerprint)
 
 
 def check_config(found: AdapterFolder, expected: PeftConfig, base: BaseModel, *, exactly: bool) -> None:
@@ -192,8 +202,9 @@ def find_adapter(folder: Path) -> Path:
     """The peft folder that is meant: `folder` itself, or the only adapter of a stage of a run.
 
     Raises:
-        CheckpointError: If a stage has several adapters.
+        CheckpointError: If a stage has several adapters, or has changed weights of the base model beside.
     """
+    _refuse_changed_base(folder)
     if (folder / CONFIG).exists():
         return folder
     if (folder / "adapter" / CONFIG).exists():
@@ -205,6 +216,21 @@ def find_adapter(folder: Path) -> Path:
             f"This stage has several adapters: {names}.", where=str(folder), instead="Name one of them."
         )
     return several[0] if several else folder
+
+
+def _refuse_changed_base(folder: Path) -> None:
+    """An adapter that learnt beside weights of the base model means nothing on the base model as it came."""
+    place = folder.absolute()
+    stage = place.parent.parent if place.parent.name == "adapters" else place.parent
+    for holder in (place, stage):
+        if (holder / BASE_CHANGE).exists():
+            raise CheckpointError(
+                f"This stage also changed weights of the base model (`{BASE_CHANGE}`), on which its adapter builds: "
+                "the adapter alone would compute something else.",
+                where=str(holder),
+                instead="Choose a stage of a run whose method leaves the base model as it is, or leave out "
+                "`adapter.start_from`.",
+            )
 
 
 def _base_problems(found: AdapterFolder, base: BaseModel, *, exactly: bool) -> Iterator[Problem]:

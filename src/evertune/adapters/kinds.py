@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # A builder takes (spec, targets, task_type) and returns a peft configuration; peft itself is imported when one is
 # called, so that checking a configuration does not wait for it.
-ADAPTERS = Registry("adapter kind", {"lora": "evertune.adapters.kinds:lora"})
+ADAPTERS = Registry("adapter kind", {"lora": "evertune.adapters.kinds:lora", "osf": "evertune.adapters.kinds:osf"})
 
 # peft's classes for the other tasks train a head in `modules_to_save`, which forbids two active adapters.
 _PEFT_TASKS: Mapping[str, str] = {"causal_lm": "CAUSAL_LM", "seq2seq_lm": "SEQ_2_SEQ_LM"}
@@ -50,4 +50,17 @@ def lora(spec: AdapterSpec, targets: Targets, task_type: str) -> PeftConfig:
         target_modules=list(targets.names),
         fan_in_fan_out=targets.is_conv1d,
         bias="none",
+    )
+
+
+def osf(spec: AdapterSpec, targets: Targets, task_type: str) -> PeftConfig:
+    """The small singular directions of the weights learn, the large ones stay (Nayak et al. 2025, arXiv:2504.07097)."""
+    from peft import OSFConfig, TaskType
+
+    task = _PEFT_TASKS.get(task_type)
+    rank = spec.effective_rank
+    return OSFConfig(
+        task_type=TaskType(task) if task else None,
+        effective_rank=int(rank) if rank is not None and rank >= 1 else rank,
+        target_modules=list(targets.names),
     )

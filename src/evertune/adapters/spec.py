@@ -8,6 +8,9 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt, Lt
 
+# How far base weights are from the base model, in the folder of a stage: its adapters build on it.
+BASE_CHANGE = "delta.safetensors"
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
@@ -22,7 +25,10 @@ class AdapterSpec:
         target: Where adapters sit: a role (``attention_query_value``, ``attention``, ``mlp``), ``all-linear``, a list
             of module names, or a regular expression that matches whole module paths.
         layers: Indices of the layers that get adapters, in every stack; None for all.
-        start_from: A peft folder, or ``RUN/stages/NN-task``: its weights initialise the first adapter.
+        effective_rank: Of kind ``osf``: how many leading singular directions of a weight are kept as they are; a
+            fraction (below 1) of the smaller side of the weight, or a number. None for half.
+        start_from: A peft folder, or ``RUN/stages/NN-task``: its weights initialise the first adapter. A folder of the
+            released O-LoRA, N-LoRA or GORP code (with ``r_sum``) becomes a frozen adapter below those of the run.
     """
 
     kind: str = "lora"
@@ -32,20 +38,40 @@ class AdapterSpec:
     use_rslora: bool = False
     target: str | tuple[str, ...] = "attention_query_value"
     layers: tuple[int, ...] | None = None
+    effective_rank: Annotated[float, Gt(0)] | None = None
     start_from: Path | None = None
 
 
 @dataclass(frozen=True)
+class BaseWeights:
+    """Weights of the base model that are not as they came.
+
+    Attributes:
+        target: Whose: as `AdapterSpec.target`; None for the modules that adapters sit on.
+        learn: Whether they learn; otherwise the change that earlier stages made takes part as it is.
+        key: Where the target was written, for messages.
+    """
+
+    target: str | tuple[str, ...] | None = None
+    learn: bool = False
+    key: str = "method"
+
+
+@dataclass(frozen=True)
 class AdapterPlan:
-    """Which adapters take part in the forward pass, and which of them learn.
+    """Which adapters take part in the forward pass, and what learns.
 
     Attributes:
         active: Names, oldest first: the model computes base + the sum of their changes, added in this order.
         trainable: The active ones that learn.
+        fixed: Parts of the adapters that do not learn even so, by peft's names: ``lora_A``.
+        base: Weights of the base model that change; None for none.
     """
 
     active: tuple[str, ...]
     trainable: tuple[str, ...] = ()
+    fixed: tuple[str, ...] = ()
+    base: BaseWeights | None = None
 
     def __post_init__(self) -> None:
         assert set(self.trainable) <= set(self.active), (self.active, self.trainable)

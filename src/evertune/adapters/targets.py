@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
@@ -19,9 +19,12 @@ ROLES: Mapping[str, frozenset[str]] = {
     "attention_query_value": _QUERY_VALUE,
     "attention_query_key_value": _QUERY_VALUE | {roles.KEY},
     "attention": _QUERY_VALUE | {roles.KEY, roles.ATTENTION_OUTPUT},
+    "self_attention_query_value": _QUERY_VALUE,
+    "cross_attention_query_value": _QUERY_VALUE,
     "mlp": frozenset({roles.MLP_GATE, roles.MLP_UP, roles.MLP_GATE_UP, roles.MLP_DOWN}),
+    "mlp_gate": frozenset({roles.MLP_GATE, roles.MLP_GATE_UP}),  # `up` in models without gates
 }
-_WHERE = "adapter.target"
+_CROSS_ATTENTION = re.compile(r"encdec|cross|encoder_attn", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -49,17 +52,45 @@ def resolve_targets(model: nn.Module, spec: AdapterSpec) -> Targets:
     Raises:
         ConfigError: If a role, name, expression or layer index matches nothing; lists what exists.
     """
-    linear = {path: module for path, module in model.named_modules() if roles.is_linear(module)}
-    if isinstance(spec.target, str):
-        chosen = _by_role(model, linear, spec.target) or _by_expression(model, linear, spec.target)
-    else:
-        chosen = _by_names(model, linear, spec.target)
-    paths = tuple(path for path in linear if path in chosen)
+    modules = linear_modules(model)
+    paths = resolve_paths(model, modules, spec.target, key="adapter.target")
     if spec.layers is not None:
         paths = _in_layers(paths, spec.layers)
     everything = [path for path, _ in model.named_modules()]
-    is_conv1d = all(isinstance(linear[path], Conv1D) for path in paths)
+    is_conv1d = all(isinstance(modules[path], Conv1D) for path in paths)
     return Targets(paths, tuple(sorted(_shortest_endings(paths, everything))), is_conv1d)
+
+
+def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
+    """The linear modules of a base model without adapters, by path."""
+    return {path: module for path, module in model.named_modules() if roles.is_linear(module)}
+
+
+def resolve_paths(
+    model: nn.Module, linear: Mapping[str, nn.Module], target: str | tuple[str, ...], *, key: str
+) -> tuple[str, ...]:
+    """Finds linear modules by role, names or a regular expression.
+
+    Args:
+        model: The base model.
+        linear: Its modules, as `linear_modules` returned before there were adapters.
+        target: As `AdapterSpec.target`.
+        key: Where the target was written, for messages.
+
+    Returns:
+        Their paths, in the order of the model.
+
+    Raises:
+        ConfigError: If it matches nothing; lists what exists.
+    """
+    try:
+        if isinstance(target, str):
+            chosen = _by_role(model, linear, target) or _by_expression(model, linear, target)
+        else:
+            chosen = _by_names(model, linear, target)
+    except ConfigError as error:
+        raise ConfigError([replace(problem, where=key) for problem in error.problems]) from error
+    return tuple(path for path in linear if path in chosen)
 
 
 def _by_role(model: nn.Module, linear: Mapping[str, nn.Module], target: str) -> set[str]:
@@ -73,6 +104,11 @@ def _by_role(model: nn.Module, linear: Mapping[str, nn.Module], target: str) -> 
     if target not in ROLES:
         return set()
     chosen = {path for path in linear if roles.role_of(path) in ROLES[target]}
+    if target == "mlp_gate" and not chosen:
+        chosen = {path for path in linear if roles.role_of(path) == roles.MLP_UP}
+    if target.startswith(("self_", "cross_")):
+        across = target.startswith("cross_")
+        chosen = {path for path in chosen if bool(_CROSS_ATTENTION.search(path)) is across}
     if not chosen:
         raise _nothing(model, target, "No module of this model has the role")
     return chosen
@@ -83,14 +119,13 @@ def _by_expression(model: nn.Module, linear: Mapping[str, nn.Module], target: st
         pattern = re.compile(target)
     except re.error as error:
         raise ConfigError(
-            f"`{target}` is not a regular expression: {error}.", where=_WHERE, instead=_exists(model, target)
+            f"`{target}` is not a regular expression: {error}.", instead=_exists(model, target)
         ) from error
     chosen = {path for path in linear if pattern.fullmatch(path)}
     if not chosen:
         if _matching(target, linear):
             raise ConfigError(
                 f"`{target}` is read as a regular expression over whole module paths and matches none.",
-                where=_WHERE,
                 instead=f"A module's name is written in a list: `target: [{target}]`.",
             )
         raise _nothing(model, target, "There is no role and no path of a linear module")
@@ -100,12 +135,12 @@ def _by_expression(model: nn.Module, linear: Mapping[str, nn.Module], target: st
 def _by_names(model: nn.Module, linear: Mapping[str, nn.Module], names: Iterable[str]) -> set[str]:
     matches = {name: _matching(name, linear) for name in names}
     problems = [
-        Problem(_WHERE, f"No linear module of this model is called `{name}`.", _exists(model, name))
+        Problem("", f"No linear module of this model is called `{name}`.", _exists(model, name))
         for name, found in matches.items()
         if not found
     ]
     if problems or not matches:
-        raise ConfigError(problems or [Problem(_WHERE, "The list is empty.", _exists(model, ""))])
+        raise ConfigError(problems or [Problem("", "The list is empty.", _exists(model, ""))])
     return {path for found in matches.values() for path in found}
 
 
@@ -147,7 +182,7 @@ def _shortest_endings(paths: Collection[str], everything: Collection[str]) -> se
 
 
 def _nothing(model: nn.Module, target: str, what: str) -> ConfigError:
-    return ConfigError(f"{what} `{target}`.", where=_WHERE, instead=_exists(model, target))
+    return ConfigError(f"{what} `{target}`.", instead=_exists(model, target))
 
 
 def _exists(model: nn.Module, word: str) -> str:

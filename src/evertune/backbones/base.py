@@ -10,6 +10,8 @@ from annotated_types import Len
 
 from evertune.streams.examples import PromptTarget
 
+IGNORED = -100  # the label of a position that is not scored
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -109,6 +111,21 @@ class Batch:
         """The same batch on a device."""
         moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}  # type: ignore[call-overload]
         return Batch(moved, self.labels.to(device), self.ids, self.count)  # type: ignore[call-overload]
+
+    def real_tokens(self, hidden: Tensor) -> Tensor:
+        """The hidden states of tokens that are neither padding nor in a filler row.
+
+        Args:
+            hidden: ``(batch, time, width)``, of an encoder, a decoder or a causal model that read this batch.
+
+        Returns:
+            ``(tokens, width)``.
+        """
+        mask = self.inputs["attention_mask"].bool()
+        if mask.shape != hidden.shape[:2]:  # the decoder's: it reads one token for each that it predicts
+            mask = self.labels != IGNORED
+        filled = hidden.new_tensor([bool(id) for id in self.ids]).bool()
+        return hidden[mask & filled[:, None]]
 
 
 @dataclass(frozen=True)

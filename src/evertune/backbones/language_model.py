@@ -13,15 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evertune.backbones.base import BackboneConfig, Batch, Encoded, Identity, LossOutput
+from evertune.backbones.base import IGNORED, BackboneConfig, Batch, Encoded, Identity, LossOutput
 from evertune.backbones.encoding import RowEncoder
 from evertune.streams.examples import PromptTarget
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
-
-IGNORED = -100
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:

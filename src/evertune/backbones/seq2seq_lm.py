@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from evertune.backbones.base import Batch, Encoded
-from evertune.backbones.language_model import IGNORED, LanguageModel, ended_alike, evaluating, padded, unwrapped
+from evertune.backbones.base import IGNORED, Batch, Encoded
+from evertune.backbones.language_model import LanguageModel, ended_alike, evaluating, padded, unwrapped
 
 
 class Seq2SeqLM(LanguageModel):

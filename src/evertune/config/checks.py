@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from evertune.adapters.spec import AdapterSpec
 from evertune.backbones.base import BackboneConfig
 from evertune.backbones.builtin import PREFIX
 from evertune.errors import Problem
@@ -16,6 +17,8 @@ from evertune.methods.stack import composition_problems
 from evertune.training.config import TrainConfig
 
 _ADAMW_ONLY = ("adam_beta1", "adam_beta2", "adam_epsilon")
+_LORA_OPTIONS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
+_OSF_OPTIONS = ("effective_rank",)
 _WARMUP = ("warmup_steps", "warmup_ratio")
 
 
@@ -50,6 +53,20 @@ def check_methods(methods: tuple[tuple[str, Method], ...], written: Written) -> 
         yield written.problem("method", problem.what, problem.instead)
 
 
+def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...], written: Written) -> Iterator[Problem]:
+    """A kind of adapter that a method does not work with, and options that another kind has."""
+    for name, method in methods:
+        if method.adapter_kinds and adapter.kind not in method.adapter_kinds:
+            kinds = " or ".join(sorted(method.adapter_kinds))
+            what = f"method {name} does not work with adapters of the kind `{adapter.kind}`."
+            yield written.problem("adapter.kind", what, f"Write `kind: {kinds}`.")
+    foreign = _LORA_OPTIONS if adapter.kind == "osf" else _OSF_OPTIONS
+    for option in foreign:
+        if written.key(f"adapter.{option}") is not None and getattr(adapter, option) is not None:
+            what = f"has no effect on adapters of the kind `{adapter.kind}`."
+            yield written.problem(f"adapter.{option}", what, "Remove the key.")
+
+
 def check_backbone(
     backbone: BackboneConfig, methods: tuple[tuple[str, Method], ...], written: Written
 ) -> Iterator[Problem]:
@@ -69,8 +86,12 @@ def check_backbone(
         yield written.problem("backbone.attn_implementation", what, "Write `dtype: bfloat16`, or sdpa here.")
 
 
-def check_train(train: TrainConfig, written: Written) -> Iterator[Problem]:
+def check_train(train: TrainConfig, methods: tuple[tuple[str, Method], ...], written: Written) -> Iterator[Problem]:
     """Options of training that would be ignored, or leave nothing to do."""
+    for name, method in methods:
+        if "optimizer" in method.owns and train.optim != "adamw_torch":
+            what = f"has no effect: method {name} has an optimiser of its own, a projected AdamW."
+            yield written.problem("train.optim", what, "Write `optim: adamw_torch`, or leave it out.")
     for option in _WARMUP:
         if getattr(train, option) and train.lr_scheduler_type == "constant":
             what = "has no effect: the schedule `constant` has no warm-up."

@@ -11,7 +11,7 @@ from typing import Any
 
 from evertune import dialect
 from evertune.adapters.spec import AdapterSpec
-from evertune.config.checks import Written, check_backbone, check_evaluation, check_methods, check_train
+from evertune.config.checks import Written, check_adapter, check_backbone, check_evaluation, check_methods, check_train
 from evertune.config.marks import Node, Plain, invented, parse
 from evertune.config.messages import described
 from evertune.config.overrides import apply_overrides
@@ -154,6 +154,8 @@ def _assemble(root: Node, source: _Source, output_dir: Path | None, findings: Fi
     stages.check(locations, findings)
     if INVALID not in (backbone, stages.first):
         findings.extend(check_backbone(backbone, stages.first.methods, Written(locations)))
+    if INVALID not in (adapter, stages.first):
+        findings.extend(check_adapter(adapter, stages.first.methods, Written(locations)))
     if findings.problems:
         return INVALID
     folder = _output_dir(options.output_dir, output_dir, source)
@@ -227,7 +229,7 @@ class _Stages:
             stages += [(first, Written(locations, blocks)), (later, Written(locations, (*blocks, "after_first")))]
         for stage, written in stages:
             if stage is not INVALID:
-                findings.extend(check_train(stage.train, written))
+                findings.extend(check_train(stage.train, stage.methods, written))
                 findings.extend(check_evaluation(stage.evaluation, written))
         if self.first is not INVALID:
             findings.extend(check_methods(self.first.methods, base))

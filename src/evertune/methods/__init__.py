@@ -10,5 +10,12 @@ METHODS = Registry(
         "per-task-lora": "evertune.methods.per_task_lora:PerTaskLoRA",
         "multi-task": "evertune.methods.multi_task:MultiTask",
         "replay": "evertune.methods.replay:Replay",
+        "o-lora": "evertune.methods.o_lora:OLoRA",
+        "n-lora": "evertune.methods.n_lora:NLoRA",
+        "osf": "evertune.methods.osf:OSF",
+        "slao": "evertune.methods.slao:SLAO",
+        "migu": "evertune.methods.migu:MIGU",
+        "gorp": "evertune.methods.gorp:GORP",
+        "inf-lora": "evertune.methods.inf_lora:InfLoRA",
     },
 )

@@ -6,8 +6,9 @@ after every stage and with every checkpoint. All hooks have defaults, so that a 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from evertune.adapters.spec import AdapterPlan
@@ -37,6 +38,10 @@ class MethodState:
     values: dict[str, Any] = field(default_factory=dict)
 
 
+def _unheard(text: str) -> None:
+    """Where nobody listens."""
+
+
 @dataclass(frozen=True)
 class Context:
     """What a hook may look at.
@@ -48,6 +53,11 @@ class Context:
         backbone: The model family.
         seed: Seed of the run; derive from it with `evertune.randomness`.
         num_train_epochs: Epochs of each task of this stage, by task name (differs in multi-task training only).
+        batches: All rows of the stage once, in batches on the device, the same on every process; for `begin_task`
+            and `end_task`.
+        warn: Says a sentence to the user and keeps it for the report.
+        derived: What hooks have computed from the rest and can compute again, by a name of their own: it goes with the
+            stage, is not saved, and is empty in a resumed one. Nothing may depend on whether it is there.
     """
 
     stream: Stream
@@ -56,6 +66,9 @@ class Context:
     backbone: Backbone
     seed: int
     num_train_epochs: Mapping[str, float] = field(default_factory=dict)
+    batches: Callable[[], Iterable[Batch]] = tuple
+    warn: Callable[[str], None] = _unheard
+    derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -76,11 +89,16 @@ class Method:
         owns: What only one method of a composition may decide: ``adapters``, ``optimizer``, ``stages``,
             ``earlier_rows`` (which rows of other tasks are mixed in).
         requires: Capabilities, shown by ``describe`` and refused where they are missing: ``old_data`` (rows of earlier
-            tasks may be kept), ``task_id_at_test`` (the task of a test row is known).
+            tasks may be kept), ``task_id_at_test`` (the task of a test row is known), ``trainable_base`` (weights of
+            the base model change).
+        adapter_kinds: Kinds of adapters that it works with, by their names in `evertune.adapters.kinds.ADAPTERS`.
+        term_keys: Which option scales a term of `step_loss`, by the term's name.
     """
 
     owns: ClassVar[frozenset[str]] = frozenset()
     requires: ClassVar[frozenset[str]] = frozenset()
+    adapter_kinds: ClassVar[frozenset[str]] = frozenset({"lora"})
+    term_keys: ClassVar[Mapping[str, str]] = {}
 
     def stages(self, stream: Stream) -> tuple[Stage, ...]:
         """The stages of the run: one a task, in order."""
@@ -95,16 +113,32 @@ class Method:
         return AdapterPlan((SHARED,), (SHARED,))
 
     def eval_adapters(self, stage: Stage, task: int) -> AdapterPlan:
-        """Which adapters answer for the task with index `task` after a stage: those of training."""
-        return AdapterPlan(self.adapters(stage).active)
+        """What answers for the task with index `task` after a stage: what took part in training."""
+        plan = self.adapters(stage)
+        return AdapterPlan(plan.active, base=replace(plan.base, learn=False) if plan.base else None)
 
-    def param_groups(self, context: Context) -> list[dict[str, Any]] | None:
+    def kept_adapters(self, stage: Stage) -> tuple[str, ...]:
+        """The adapters that are saved when a stage ends: those that learnt."""
+        return self.adapters(stage).trainable
+
+    def param_groups(self, state: MethodState, context: Context) -> list[dict[str, Any]] | None:
         """Parameter groups with ``params``, ``lr`` and ``weight_decay``; None for one group of all that trains."""
         return None
 
-    def optimizer(self, context: Context, groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
-        """An optimiser of the method's own; None for the configured one."""
+    def optimizer(self, state: MethodState, context: Context, groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
+        """An optimiser of the method's own over complete groups of AdamW; None for the configured one."""
         return None
+
+    def watch(self, state: MethodState, context: Context) -> AbstractContextManager[Any]:
+        """Held open while a stage trains, after a resume too: the place for hooks on modules."""
+        return nullcontext()
+
+    def check_model(self, bank: AdapterBank) -> None:
+        """Before any row is read: whether the method works on a model; the bank holds one adapter, without weights.
+
+        Raises:
+            ConfigError: If it does not.
+        """
 
     def begin_task(self, state: MethodState, context: Context) -> None:
         """Before the first step of a stage."""
@@ -125,7 +159,7 @@ class Method:
         return {}
 
     def step_loss(self, state: MethodState, context: Context) -> Mapping[str, Tensor]:
-        """Named scalars that are added once per optimiser step, unscaled."""
+        """Named scalars that are added once per optimiser step, unscaled; the same on every process."""
         return {}
 
     def project(self, state: MethodState, context: Context, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -136,6 +170,10 @@ class Method:
 
     def end_task(self, state: MethodState, context: Context) -> None:
         """After the last step of a stage, before it is saved and scored."""
+
+    def facts(self, state: MethodState, context: Context) -> Mapping[str, Any]:
+        """What is worth knowing of a stage that has ended: JSON, kept in its ``metrics.json`` for the report."""
+        return {}
 
 
 def named_terms(terms: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from evertune.methods.o_lora import learning_factors, sum_of
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evertune.adapters.bank import AdapterBank
     from evertune.adapters.layers import Factors
 
 
@@ -48,7 +49,7 @@ class NLoRA(IncLoRA):
 
     term_keys: ClassVar[Mapping[str, str]] = {"sparsity": "lambda_1"}
 
-    def begin_task(self, state: MethodState, context: Context) -> None:
+    def check_model(self, bank: AdapterBank) -> None:
         """Refuses modules that the released form cannot be computed on.
 
         Raises:
@@ -56,7 +57,8 @@ class NLoRA(IncLoRA):
         """
         if self.variant == "paper" or not self.lambda_1:
             return
-        shapes = {path: (len(factors.B), factors.A.shape[1]) for path, factors in learning_factors(context).items()}
+        factors = bank.factors(bank.names[-1])
+        shapes = {path: (len(factor.B), factor.A.shape[1]) for path, factor in factors.items()}
         if oblong := {path: shape for path, shape in shapes.items() if shape[0] != shape[1]}:
             raise ConfigError(_not_square(oblong, len(shapes)))
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -79,17 +80,42 @@ class MethodStack:
         """Which adapters answer for a task."""
         return self._owner("adapters").eval_adapters(stage, task)
 
-    def param_groups(self, context: Context) -> list[dict[str, Any]] | None:
+    def kept_adapters(self, stage: Stage) -> tuple[str, ...]:
+        """The adapters that are saved when a stage ends."""
+        return self._owner("adapters").kept_adapters(stage)
+
+    def param_groups(self, states: States, context: Context) -> list[dict[str, Any]] | None:
         """Parameter groups, from the first method that has any."""
-        for _, method in self.methods:
-            groups = method.param_groups(context)
+        for name, method in self.methods:
+            groups = method.param_groups(states[name], context)
             if groups is not None:
                 return groups
         return None
 
-    def optimizer(self, context: Context, groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
+    def optimizer(self, states: States, context: Context, groups: Sequence[Mapping[str, Any]]) -> Optimizer | None:
         """The optimiser of the method that owns it, None for the configured one."""
-        return self._owner("optimizer").optimizer(context, groups)
+        for name, method in self.methods:
+            if "optimizer" in method.owns:
+                return method.optimizer(states[name], context, groups)
+        return None
+
+    @contextmanager
+    def watch(self, states: States, context: Context) -> Iterator[None]:
+        """What the methods hold open while a stage trains."""
+        with ExitStack() as held:
+            for name, method in self.methods:
+                held.enter_context(method.watch(states[name], context))
+            yield
+
+    def term_key(self, term: str) -> str:
+        """The option that scales a term of the loss."""
+        keys = {key: value for _, method in self.methods for key, value in method.term_keys.items()}
+        return f"method.{keys[term]}" if term in keys else "its weight in `method`"
+
+    def facts(self, states: States, context: Context) -> dict[str, Any]:
+        """What the methods tell of a stage that has ended, by method; those with nothing to tell are left out."""
+        told = {name: dict(method.facts(states[name], context)) for name, method in self.methods}
+        return {name: facts for name, facts in told.items() if facts}
 
     def begin_task(self, states: States, context: Context) -> None:
         """Before the first step of a stage."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from evertune import distributed
@@ -70,6 +70,15 @@ class Feed:
         batches = [backbone.collate([self._rows[row] for row in rows] or filler) for rows in micro]
         step_rows = [self._rows[row] for row in indices]
         return StepRows(batches, [row.id for row in step_rows], sum(row.length for row in step_rows))
+
+    def own_batches(self) -> Iterator[Batch]:
+        """The stage's own rows once, those of like length together, on the device; the same on every process."""
+        job = self._job
+        self._encode(job.rows)
+        rows = sorted((self._encoded[row.id] for row in job.rows), key=lambda row: (row.length, row.id))
+        size = job.config.per_device_train_batch_size
+        for start in range(0, len(rows), size):
+            yield job.context.backbone.collate(rows[start : start + size]).to(job.accelerator.device)
 
     def truncation(self) -> dict[str, int]:
         """How many of the stage's own rows there are, and how many lost input text or a part of the answer."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -25,6 +26,9 @@ from evertune.training.feed import Feed
 from evertune.training.job import Counters, FitJob, FitResult
 from evertune.training.step import StepOutcome, Stepper
 
+# Gradient of a penalty over gradient of the task: above it, a warning.
+STRONG_TERM = 10.0
+
 
 def fit(job: FitJob) -> FitResult:
     """Learns one stage, from its checkpoint if there is one.
@@ -38,7 +42,10 @@ def fit(job: FitJob) -> FitResult:
     loop: _Loop | None = None
     try:
         loop = _Loop(job)
-        with job.console.progress(job.title, loop.feed.total_steps) as progress:
+        with (
+            job.methods.watch(job.states, job.context),
+            job.console.progress(job.title, loop.feed.total_steps) as progress,
+        ):
             loop.run(progress)
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
@@ -66,14 +73,14 @@ class _Loop:
         path = latest_checkpoint(job.checkpoint_root)
         checkpoint = load_checkpoint(path) if path else None
         seed_everything(job.context.seed, "train", job.context.stage.index, distributed.rank())
-        if checkpoint is None:
-            job.methods.begin_task(job.states, job.context)
-        else:
+        if checkpoint is not None:
             job.states.clear()
             job.states.update(checkpoint.methods)
-            for name, tensors in checkpoint.adapters.items():
-                job.context.bank.load_adapter_tensors(name, tensors)
+            job.context.bank.load_learning_tensors(checkpoint.adapters)
         self.feed = Feed(job)
+        self.context = replace(job.context, batches=self.feed.own_batches)
+        if checkpoint is None:
+            job.methods.begin_task(job.states, self.context)
         self.stepper = Stepper(job, self.feed.total_steps)
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -94,7 +101,8 @@ class _Loop:
 
     def _advance(self) -> bool:
         rows = self.feed.step(self.step)
-        outcome = self.stepper.take(rows.batches)
+        logged = (self.step + 1) % self.job.config.logging_steps == 0 or self.step + 1 == self.feed.total_steps
+        outcome = self.stepper.take(rows.batches, measure=logged)
         if outcome.broken:
             saved = latest_checkpoint(self.job.checkpoint_root) is not None
             raise not_finite(
@@ -112,7 +120,7 @@ class _Loop:
         counters.target_tokens += outcome.count
         counters.window_tokens += outcome.count
         self.window += outcome.loss
-        if self.step % self.job.config.logging_steps == 0 or self.step == self.feed.total_steps:
+        if logged:
             self._log(outcome)
         return outcome.stop
 
@@ -144,6 +152,7 @@ class _Loop:
             epoch=round(self.step / self.feed.steps_per_epoch, 4),
             loss=counters.loss,
             terms=outcome.terms,
+            gradient_ratios=outcome.ratios,
             learning_rate=rate,
             gradient_norm=outcome.gradient_norm,
             tokens_per_second=speed,
@@ -151,7 +160,19 @@ class _Loop:
         )
         terms = [f"{name} {value:.4g}" for name, value in outcome.terms.items()]
         measures = [f"lr {rate:.2e}", f"|g| {outcome.gradient_norm:.2f}", f"{speed:,.0f} tokens/s", human_bytes(memory)]
+        self._warn_of_strong_terms(outcome)
         self.shown = "  ".join([f"loss {counters.loss:.4f}", *terms, *measures])
+
+    def _warn_of_strong_terms(self, outcome: StepOutcome) -> None:
+        """Once per stage and term: the task hardly learns where a term outweighs it."""
+        for term, ratio in outcome.ratios.items():
+            if ratio > STRONG_TERM and term not in self.counters.strong_terms:
+                self.counters.strong_terms.append(term)
+                text = (
+                    f"{self.job.title}: the gradient of `{term}` is {ratio:.0f} times that of the task; if it does not "
+                    f"learn, lower {self.job.methods.term_key(term)}"
+                )
+                self.job.events.warn(self.job.console, text)
 
     def _evaluate(self) -> None:
         dev, job = self.job.dev, self.job
@@ -167,8 +188,7 @@ class _Loop:
         if best:
             self.counters.best_score, self.counters.best_step = score, self.step
             if job.keep == "best":
-                bank = job.context.bank
-                self.best = {name: _copies(bank.adapter_tensors(name)) for name in bank.trainable}
+                self.best = job.context.bank.learning_tensors()
         job.events.write(
             "evaluation",
             stage=job.context.stage.index,
@@ -199,9 +219,8 @@ class _Loop:
             "counters": vars(self.counters).copy(),
             "events": self.job.events.position(),
         }
-        adapters = {name: bank.adapter_tensors(name) for name in bank.trainable}
         optimizer = pack_optimizer(stepper.optimizer)
-        return Checkpoint(self.step, adapters, optimizer, random, self.job.states, self.best, values)
+        return Checkpoint(self.step, bank.learning_tensors(), optimizer, random, self.job.states, self.best, values)
 
     def _resume(self, checkpoint: Checkpoint) -> None:
         unpack_optimizer(self.stepper.optimizer, *checkpoint.optimizer)
@@ -215,20 +234,18 @@ class _Loop:
         self.job.console.say(f"{self.job.title}: continuing behind step {self.step} of {self.feed.total_steps}")
 
     def finish(self) -> FitResult:
-        """Puts the best weights in place where they are kept, and reports."""
-        if self.job.keep == "best" and self.counters.best_step is None:
-            text = f"{self.job.title}: nothing was evaluated within its {self.step} steps, so the last weights are kept"
-            self.job.events.warn(self.job.console, text)
-        for name, tensors in self.best.items():
-            self.job.context.bank.load_adapter_tensors(name, tensors)
-        return FitResult(
+        """Puts the best weights in place where they are kept, lets the methods end the task, and reports."""
+        job = self.job
+        if job.keep == "best" and self.counters.best_step is None:
+            text = f"{job.title}: nothing was evaluated within its {self.step} steps, so the last weights are kept"
+            job.events.warn(job.console, text)
+        job.context.bank.load_learning_tensors(self.best)
+        result = FitResult(
             steps=self.step,
             epochs=self.step / self.feed.steps_per_epoch,
             counters=self.counters,
             truncation=self.feed.truncation(),
-            foreign_ids=self.feed.foreign_ids(self.step),
+            foreign_ids=self.feed.foreign_ids(self.step),  # asks the methods: before they end the task
         )
-
-
-def _copies(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        job.methods.end_task(job.states, self.context)
+        return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -72,7 +72,10 @@ class FitJob:
 
 @dataclass
 class Counters:
-    """What a stage has done so far; part of a checkpoint. `loss` is the mean over the last logged window (nats)."""
+    """What a stage has done so far; part of a checkpoint.
+
+    `strong_terms` were warned of; `loss` is the mean over the last logged window (nats).
+    """
 
     seconds: float = 0.0
     samples: int = 0
@@ -84,6 +87,7 @@ class Counters:
     window_tokens: int = 0
     best_step: int | None = None
     best_score: float | None = None
+    strong_terms: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)

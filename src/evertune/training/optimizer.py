@@ -27,6 +27,17 @@ def build_optimizer(config: TrainConfig, groups: Sequence[dict[str, Any]]) -> to
     return torch.optim.AdamW(groups, lr=rate, betas=betas, eps=config.adam_epsilon, weight_decay=decay, fused=True)
 
 
+def complete_groups(config: TrainConfig, groups: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The groups with everything that AdamW needs, from `config` where they do not say it."""
+    defaults = {
+        "lr": config.learning_rate,
+        "betas": (config.adam_beta1, config.adam_beta2),
+        "eps": config.adam_epsilon,
+        "weight_decay": config.weight_decay,
+    }
+    return [{**defaults, **group} for group in groups]
+
+
 def build_schedule(
     config: TrainConfig, optimizer: torch.optim.Optimizer, total_steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler:

@@ -2,7 +2,7 @@
 
 - Data loss = sum over all micro-batches and processes of the step / sum of their scored tokens.
 - A method's `batch_loss` terms are divided by the same count.
-- A method's `step_loss` enters once per optimiser step, unscaled, in the backward pass of the last micro-batch.
+- A method's `step_loss` enters once per optimiser step, unscaled: its gradient is added to that of the data.
 
 So accumulation 1x8 equals 8x1, and one process equals two. Several processes average their gradients, hence the factor
 `world_size` on the counted terms; nothing else in the program knows about scale.
@@ -22,7 +22,7 @@ from torch import Tensor
 from evertune import distributed
 from evertune.backbones.base import Batch
 from evertune.training.job import FitJob
-from evertune.training.optimizer import build_optimizer, build_schedule
+from evertune.training.optimizer import build_optimizer, build_schedule, complete_groups
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class StepOutcome:
     Attributes:
         loss: Sum of the data loss of this process (nats), float32 scalar on the device.
         terms: The methods' terms, as they entered the gradient.
+        ratios: 2-norm of the gradient of each `step_loss` term over that of the data loss; empty unless asked for.
         gradient_norm: Global 2-norm before clipping.
         count: Scored tokens of all processes.
         stop: Whether any process was asked to stop.
@@ -40,6 +41,7 @@ class StepOutcome:
 
     loss: Tensor
     terms: dict[str, float]
+    ratios: dict[str, float]
     gradient_norm: float
     count: int
     stop: bool
@@ -58,38 +60,51 @@ class Stepper:
         self._job = job
         self._device = job.accelerator.device
         self.parameters = job.context.bank.trainable_parameters()
-        groups = job.methods.param_groups(job.context) or [{"params": list(self.parameters.values())}]
-        self.optimizer = job.methods.optimizer(job.context, groups) or build_optimizer(job.config, groups)
+        groups = job.methods.param_groups(job.states, job.context) or [{"params": list(self.parameters.values())}]
+        own = job.methods.optimizer(job.states, job.context, complete_groups(job.config, groups))
+        self.optimizer = own or build_optimizer(job.config, groups)
         self.schedule = build_schedule(job.config, self.optimizer, total_steps)
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=job.autocast is torch.float16)
         model = job.context.bank.model
         self.model = job.accelerator.prepare_model(model) if distributed.world_size() > 1 else model
 
-    def take(self, batches: Sequence[Batch]) -> StepOutcome:
-        """Forward, backward, projection, clipping and update for the micro-batches of this process."""
+    def take(self, batches: Sequence[Batch], *, measure: bool = False) -> StepOutcome:
+        """Forward, backward, projection, clipping and update for the micro-batches of this process.
+
+        Args:
+            batches: The micro-batches.
+            measure: Whether to compare the gradients of the terms with that of the data; changes no result.
+        """
         job = self._job
         # The stop flag travels with the counts, so that all processes stop at the same step.
         mine = torch.tensor([sum(batch.count for batch in batches), int(job.stop.requested)], dtype=torch.int64)
         count, stop = distributed.all_sum(mine.to(self._device)).tolist()
         loss, terms = self._forward_backward(batches, count)
         self.scaler.unscale_(self.optimizer)
+        # float16 alone: whether the scale was too large is seen in the gradient of the data.
+        scaled = [self._gradient_norm()] if self.scaler.is_enabled() else []
+        once, ratios = self._add_step_loss(measure)
+        terms |= once
         job.methods.project(job.states, job.context, self.parameters)
         limit = job.config.max_grad_norm or math.inf
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), limit)
         # One transfer from the device: everything that has to be looked at.
         names = ["loss", *terms, "gradient norm"]
         # The loss of all processes: one that is not finite must be seen by every one of them.
-        seen = (distributed.all_sum(loss), *terms.values(), norm)
+        seen = (distributed.all_sum(loss), *terms.values(), norm, *ratios.values(), *scaled)
         values = torch.stack([value.float() for value in seen]).tolist()
+        overflowed = bool(scaled) and not math.isfinite(values.pop())
+        measured = dict(zip(ratios, values[len(names) :], strict=True))
+        del values[len(names) :]
         broken = tuple(name for name, value in zip(names, values, strict=True) if not math.isfinite(value))
         # How float16 finds its scale: a step that overflows is skipped, and the scale halved.
-        skipped = broken == ("gradient norm",) and self.scaler.is_enabled() and self.scaler.get_scale() >= 1
+        skipped = broken == ("gradient norm",) and overflowed and self.scaler.get_scale() >= 1
         if skipped:
             broken = ()
         if not broken:
             self._update(skipped)
         shown = dict(zip(terms, values[1:-1], strict=True))
-        return StepOutcome(loss, shown, values[-1], count, stop > 0, broken)
+        return StepOutcome(loss, shown, measured, values[-1], count, stop > 0, broken)
 
     def _forward_backward(self, batches: Sequence[Batch], count: int) -> tuple[Tensor, dict[str, Tensor]]:
         job = self._job
@@ -103,17 +118,39 @@ class Stepper:
                 with self._autocast():
                     output = job.context.backbone.loss(self.model, moved)
                     counted = job.methods.batch_loss(job.states, job.context, moved, output)
-                # Outside autocast: penalties on weights are computed in float32.
                 loss = scale * sum(counted.values(), start=output.sum)
-                if last:
-                    once = job.methods.step_loss(job.states, job.context)
-                    loss = sum(once.values(), start=loss)
-                    terms |= {name: value.detach() for name, value in once.items()}
                 self.scaler.scale(loss).backward()
             total += output.sum.detach()
             for name, value in counted.items():
                 terms[name] = terms.get(name, torch.zeros_like(total)) + value.detach() / max(count, 1)
         return total, terms
+
+    def _add_step_loss(self, measure: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Adds the gradients of the methods' `step_loss`, outside autocast and loss scaling: values and ratios.
+
+        Each term is differentiated by itself, measured or not, so that measuring changes no bit.
+        """
+        job = self._job
+        once = job.methods.step_loss(job.states, job.context)
+        learning = list(self.parameters.values())
+        ratios: dict[str, Tensor] = {}
+        gradients: list[tuple[Tensor | None, ...]] = []
+        sloped = {name: value for name, value in once.items() if value.requires_grad}
+        for index, value in enumerate(sloped.values()):
+            keep = index < len(sloped) - 1  # terms may share a part of their graph
+            gradients.append(torch.autograd.grad(value, learning, retain_graph=keep, allow_unused=True))
+        if measure and sloped:
+            of_data = self._gradient_norm()
+            for name, term in zip(sloped, gradients, strict=True):
+                ratios[name] = torch.nn.utils.get_total_norm([g for g in term if g is not None]) / of_data
+        for term in gradients:
+            for parameter, gradient in zip(learning, term, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+        return {name: value.detach() for name, value in once.items()}, ratios
+
+    def _gradient_norm(self) -> Tensor:
+        return torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
 
     def _autocast(self) -> AbstractContextManager[Any]:
         return torch.autocast(self._device.type, self._job.autocast) if self._job.autocast else nullcontext()

@@ -84,9 +84,11 @@ def test_defaults_change_nothing() -> None:
     method, state, here = Method(), MethodState(), context(STREAM, 1)
     rows = STREAM.tasks[1].train
     assert method.train_data(state, here, rows, 3) is rows
-    assert method.param_groups(here) is None
-    assert method.optimizer(here, []) is None
+    assert method.param_groups(state, here) is None
+    assert method.optimizer(state, here, []) is None
     assert dict(method.step_loss(state, here)) == {}
+    assert method.kept_adapters(STAGES[1]) == ("shared",)
+    assert dict(method.facts(state, here)) == {}
 
 
 def test_terms_of_several_methods_are_merged_and_must_differ() -> None:

@@ -36,7 +36,7 @@ def test_every_term_names_the_option_that_scales_it() -> None:
 def test_the_released_form_multiplies_the_other_way_round(normalize: bool) -> None:
     method, bank = NLoRA(lambda_1=0.4, variant="released", normalize=normalize), filled_bank(target=("q", "v"))
     here = at_stage(method, bank, 1)
-    method.begin_task(STATE, here)
+    method.check_model(bank)
     sums = [float((A @ B).abs().sum()) for A, B in plain_factors(bank, "task-02")]
     expected = 0.4 * sum(sums) / (len(sums) if normalize else 1)
     assert method.step_loss(STATE, here)["sparsity"].item() == pytest.approx(expected, rel=1e-5)
@@ -63,13 +63,12 @@ def test_the_gradient_goes_to_both_new_factors() -> None:
     ],
 )
 def test_the_released_form_is_refused_where_weights_are_not_square(bank: dict, said: str) -> None:
-    method = NLoRA(variant="released")
-    here = at_stage(method, filled_bank(**bank), 0)
+    filled = filled_bank(**bank)
     with pytest.raises(ConfigError, match=said) as caught:
-        method.begin_task(STATE, here)
+        NLoRA(variant="released").check_model(filled)
     assert "Write `variant: paper`, or adapt modules" in str(caught.value)
-    NLoRA().begin_task(STATE, here)
-    NLoRA(variant="released", lambda_1=0).begin_task(STATE, here)
+    NLoRA().check_model(filled)
+    NLoRA(variant="released", lambda_1=0).check_model(filled)
 
 
 def test_the_released_form_is_refused_before_a_step_is_taken(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ class Noting(Method):
     ) -> Sequence[PromptTarget]:
         return [*rows, row("extra", epoch, self.mark)]
 
-    def param_groups(self, context: Context) -> list[dict[str, Any]] | None:
+    def param_groups(self, state: MethodState, context: Context) -> list[dict[str, Any]] | None:
         return [{"params": [], "mark": self.mark}] if self.groups else None
 
     def batch_loss(self, state: MethodState, context: Context, batch: Any, output: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ class Noting(Method):
 class OwnOptimizer(Method):
     owns: ClassVar[frozenset[str]] = frozenset({"optimizer"})
 
-    def optimizer(self, context: Context, groups: Any) -> Any:
+    def optimizer(self, state: MethodState, context: Context, groups: Any) -> Any:
         return f"mine over {groups}"
 
 
@@ -85,7 +85,7 @@ def test_hooks_are_called_in_order_with_the_state_of_each() -> None:
     nothing: Any = None
     assert stack.batch_loss(states, here, nothing, nothing) == {"1 batch": None, "2 batch": None}
     assert stack.step_loss(states, here) == {"1 step": "1", "2 step": "2"}
-    assert stack.param_groups(here) == [{"params": [], "mark": "2"}]
+    assert stack.param_groups(states, here) == [{"params": [], "mark": "2"}]
 
 
 def test_the_owner_decides_wherever_it_stands_in_the_list() -> None:
@@ -96,14 +96,15 @@ def test_the_owner_decides_wherever_it_stands_in_the_list() -> None:
         assert stack.eval_adapters(stage, 0) == AdapterPlan(("task-01", "task-02"))
     joint = MethodStack((("multi-task", MultiTask()),))
     assert [stage.name for stage in joint.stages(STREAM)] == ["multi-task"]
-    assert MethodStack((("own", OwnOptimizer()),)).optimizer(context(STREAM, 0), []) == "mine over []"
+    own = MethodStack((("own", OwnOptimizer()),))
+    assert own.optimizer(own.init_state(), context(STREAM, 0), []) == "mine over []"
 
 
 def test_without_owners_the_defaults_hold() -> None:
     stack = MethodStack((("replay", Replay()),))
     assert stack.adapters(stack.stages(STREAM)[0]) == AdapterPlan(("shared",), ("shared",))
-    assert stack.param_groups(context(STREAM, 0)) is None
-    assert stack.optimizer(context(STREAM, 0), []) is None
+    assert stack.param_groups(stack.init_state(), context(STREAM, 0)) is None
+    assert stack.optimizer(stack.init_state(), context(STREAM, 0), []) is None
 
 
 def test_two_that_decide_on_adapters_are_refused() -> None:

@@ -69,6 +69,17 @@ class Broken(Method):
         return {"penalty": self.make(torch.stack(squares).sum())}
 
 
+@dataclass(frozen=True, kw_only=True)
+class BrokenData(Broken):
+    """The same in every micro-batch, under the scale of float16."""
+
+    def step_loss(self, state: MethodState, context: Context) -> dict[str, Tensor]:
+        return {}
+
+    def batch_loss(self, state: MethodState, context: Context, batch: Batch, output: LossOutput) -> dict[str, Tensor]:
+        return super().step_loss(state, context)
+
+
 def batches_of(job: FitJob, sizes: Sequence[int]) -> list[Batch]:
     """The first rows of a job in micro-batches of these sizes."""
     encoded = job.context.backbone.encode(list(job.rows), max_source_length=99, max_target_length=99)
@@ -205,7 +216,7 @@ def test_projection_decides_what_moves(tmp_path: Path) -> None:
 class TwoRates(Method):
     """A rate of zero for B."""
 
-    def param_groups(self, context: Context) -> list[dict[str, Any]]:
+    def param_groups(self, state: MethodState, context: Context) -> list[dict[str, Any]]:
         by_matrix: dict[str, list[nn.Parameter]] = {"lora_A": [], "lora_B": []}
         for name, parameter in context.bank.trainable_parameters().items():
             by_matrix["lora_A" if "lora_A" in name else "lora_B"].append(parameter)
@@ -226,8 +237,10 @@ class OwnOptimizer(Method):
 
     owns = frozenset({"optimizer"})
 
-    def optimizer(self, context: Context, groups: Sequence[Mapping[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.Adagrad([dict(group) for group in groups], lr=0.25)
+    def optimizer(
+        self, state: MethodState, context: Context, groups: Sequence[Mapping[str, Any]]
+    ) -> torch.optim.Optimizer:
+        return torch.optim.Adagrad([{"params": group["params"]} for group in groups], lr=0.25)
 
 
 def test_a_method_may_bring_its_optimiser(tmp_path: Path) -> None:
@@ -334,8 +347,8 @@ def test_half_precision_gives_nearly_the_same_gradient_in_float32(tmp_path: Path
 @pytest.mark.parametrize("optim", ["adamw_torch", "sgd", "adafactor"])
 def test_float16_finds_its_scale_by_skipping_steps(tmp_path: Path, optim: str) -> None:
     """A gradient that overflows under the scale is no fault: the step is skipped and the scale halved."""
-    watch, slopes = Watch(), iter([0.0, 1.0])  # the slope of a root at 0, and then at 1
-    overflows = Broken(make=lambda squares: ((squares * 0) + next(slopes)).sqrt())
+    watch, slopes = Watch(), iter([0.0, 0.0, 1.0, 1.0])  # the slope of a root at 0, and then at 1
+    overflows = BrokenData(make=lambda squares: ((squares * 0) + next(slopes)).sqrt())
     job = toy_job(tmp_path, watch, overflows, autocast=torch.float16, optim=optim)
     before, stepper = weights(job), Stepper(job, 3)
     scale = stepper.scaler.get_scale()
@@ -353,10 +366,34 @@ def test_float16_finds_its_scale_by_skipping_steps(tmp_path: Path, optim: str) -
 
 
 def test_float16_gives_up_when_no_scale_is_small_enough(tmp_path: Path) -> None:
-    job = toy_job(tmp_path, Broken(make=lambda squares: (squares * 0).sqrt()), autocast=torch.float16)
+    job = toy_job(tmp_path, BrokenData(make=lambda squares: (squares * 0).sqrt()), autocast=torch.float16)
     stepper = Stepper(job, 3)
     stepper.scaler.load_state_dict({**stepper.scaler.state_dict(), "scale": 0.5})
     assert stepper.take(batches_of(job, (4, 4))).broken == ("gradient norm",)
+
+
+def test_a_penalty_that_overflows_is_a_fault_in_float16_too(tmp_path: Path) -> None:
+    """It is not scaled: no smaller scale would mend it."""
+    job = toy_job(tmp_path, Broken(make=lambda squares: (squares * 0).sqrt()), autocast=torch.float16)
+    assert Stepper(job, 3).take(batches_of(job, (4, 4))).broken == ("gradient norm",)
+
+
+def test_the_gradient_of_a_term_is_compared_with_that_of_the_data(tmp_path: Path) -> None:
+    job = toy_job(tmp_path, Broken(make=lambda squares: 3 * squares))
+    without = toy_job(tmp_path, Watch())
+    watch = Watch()
+    Stepper(toy_job(tmp_path, watch), 1).take(batches_of(without, (8,)))
+    of_data = math.sqrt(sum(float((gradient**2).sum()) for gradient in watch.gradients.values()))
+    of_term = 6 * math.sqrt(sum(float((tensor**2).sum()) for tensor in weights(job).values()))
+    outcome = Stepper(job, 1).take(batches_of(job, (8,)), measure=True)
+    assert outcome.ratios == {"penalty": pytest.approx(of_term / of_data, rel=1e-4)}
+
+
+def test_measuring_changes_no_bit(tmp_path: Path) -> None:
+    measured, plain = (toy_job(tmp_path, Broken(make=lambda squares: 3 * squares)) for _ in range(2))
+    Stepper(measured, 1).take(batches_of(measured, (4, 4)), measure=True)
+    assert Stepper(plain, 1).take(batches_of(plain, (4, 4))).ratios == {}
+    assert all(torch.equal(tensor, weights(plain)[name]) for name, tensor in weights(measured).items())
 
 
 def test_a_gradient_that_overflows_without_a_scale_is_a_fault(tmp_path: Path) -> None:
