@@ -29,6 +29,7 @@ class Line:
         points: (x, y).
         titles: Text of every point when pointed at; no dots are drawn without.
         errors: Half heights of a band around it; no band without.
+        spans: Lowest and highest y of such a band, where it is not as high below as above.
         hue: Index of its colour in the palette.
         faint: Drawn thin and pale, without a label.
         strong: x values of dots that stand out.
@@ -38,6 +39,7 @@ class Line:
     points: tuple[tuple[float, float], ...]
     titles: tuple[str, ...] = ()
     errors: tuple[float, ...] = ()
+    spans: tuple[tuple[float, float], ...] = ()
     hue: int = 0
     faint: bool = False
     strong: tuple[float, ...] = ()
@@ -167,10 +169,11 @@ def _path(pixels: Sequence[tuple[float, float]]) -> str:
 
 
 def _band(line: Line, x_of: Callable[[float], float], y_of: Callable[[float], float]) -> str:
-    if not line.errors:
+    spans = line.spans or [(y - error, y + error) for (_, y), error in zip(line.points, line.errors, strict=False)]
+    if not spans:
         return ""
-    upper = [(x_of(x), y_of(y + error)) for (x, y), error in zip(line.points, line.errors, strict=True)]
-    lower = [(x_of(x), y_of(y - error)) for (x, y), error in zip(line.points, line.errors, strict=True)]
+    upper = [(x_of(x), y_of(high)) for (x, _), (_, high) in zip(line.points, spans, strict=True)]
+    lower = [(x_of(x), y_of(low)) for (x, _), (low, _) in zip(line.points, spans, strict=True)]
     return _path([(round(x, 1), round(y, 1)) for x, y in [*upper, *reversed(lower)]]) + "Z"
 
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from evertune.reporting.charts import Chart, Line, line_chart
 from evertune.reporting.formats import number, percent
 from evertune.reporting.load import Run
+from evertune.reporting.palette import LINES
+from evertune.reporting.protected import ProtectedStage, SharePoint, protected_shares
 from evertune.reporting.series import (
+    RatioSeries,
     StagePoint,
     TrainingSeries,
     learnt_position,
@@ -21,6 +24,7 @@ _SMALL = (300.0, 150.0)
 _WIDE = 1000.0
 # Two standard errors: about 95 of 100 repetitions of the test fall into the band.
 _BAND = 2.0
+LEAST_FREE = "free, fullest module"
 
 
 def score_charts(run: Run) -> list[tuple[str, Chart]]:
@@ -118,3 +122,75 @@ def _named_ticks(run: Run) -> Sequence[tuple[float, str]]:
     names = row_names(run)
     crowded = len(names) > 8
     return [(float(place), str(place) if crowded else name) for place, name in enumerate(names, 1)]
+
+
+def protected_chart(run: Run, stages: Sequence[ProtectedStage]) -> Chart | None:
+    """One chart: share of input directions protected by kind of module, and what is free where least is."""
+    if not stages:
+        return None
+    lines = [_protected_line(kind, points, hue) for hue, (kind, points) in enumerate(protected_shares(stages).items())]
+    least = [(stage, stage.fullest) for stage in stages]
+    free = Line(
+        LEAST_FREE,
+        tuple((float(stage.position), 100 * module.free) for stage, module in least),
+        titles=tuple(
+            f"after {stage.name} least is left in {module.path}: {percent(module.free)} %" for stage, module in least
+        ),
+        hue=2 * len(LINES) - 1,  # grey and dashed
+    )
+    return line_chart(
+        [*lines, free],
+        title="Share of input directions protected after each stage, by kind of module, in percent",
+        width=_WIDE,
+        height=max(300.0, 60.0 + 20.0 * (len(lines) + 1)),
+        x_range=(0.85, len(run.tasks) + 0.15),
+        x_ticks=_named_ticks(run),
+        y_range=(0.0, 100.0),
+        label_width=14 + 6.5 * max(len(line.name) for line in (*lines, free)),
+    )
+
+
+def _protected_line(kind: str, points: Sequence[SharePoint], hue: int) -> Line:
+    return Line(
+        kind,
+        tuple((float(point.position), 100 * point.middle) for point in points),
+        titles=tuple(
+            f"{kind} after {point.after}: {percent(point.middle)} % ({percent(point.low)} to {percent(point.high)})"
+            for point in points
+        ),
+        spans=tuple((100 * point.low, 100 * point.high) for point in points),
+        hue=hue,
+    )
+
+
+def ratio_charts(ratios: Sequence[RatioSeries]) -> list[tuple[RatioSeries, Chart]]:
+    """A small chart a stage: the gradient of every term of the loss over that of the task."""
+    return [(series, _ratio_chart(series)) for series in ratios]
+
+
+def _ratio_chart(series: RatioSeries) -> Chart:
+    lines = [
+        Line(
+            term,
+            thinned(points),
+            titles=_ratio_titles(term, points),
+            hue=hue,
+        )
+        for hue, (term, points) in enumerate(series.terms.items())
+    ]
+    last = max(points[-1][0] for points in series.terms.values())
+    return line_chart(
+        lines,
+        title=f"Gradient of each term over that of the task in {series.name}",
+        width=_SMALL[0],
+        height=_SMALL[1],
+        x_range=(0.0, last),
+        x_ticks=[(0.0, "0"), (last / 2, f"{last / 2:g}"), (last, f"{last:g}")],
+    )
+
+
+def _ratio_titles(term: str, points: Sequence[tuple[float, float]]) -> tuple[str, ...]:
+    """A text for every point; none, and so no dots, where they would cover the line."""
+    if len(points) > 40:
+        return ()
+    return tuple(f"{term} at step {step:g}: {ratio:.3g}" for step, ratio in points)

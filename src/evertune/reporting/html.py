@@ -13,7 +13,13 @@ from evertune.reporting.answers import task_answers
 from evertune.reporting.explain import hints
 from evertune.reporting.load import Run, load_run
 from evertune.reporting.palette import LINES, LINES_DARK, heat
-from evertune.reporting.series import training_series
+from evertune.reporting.protected import (
+    PROTECTED_COLUMNS,
+    protected_notes,
+    protected_stages,
+    protected_tables,
+)
+from evertune.reporting.series import gradient_ratios, training_series
 
 _TEMPLATE = "page.html"
 
@@ -57,7 +63,7 @@ def render(run: Run) -> str:
 
 def _context(run: Run) -> dict[str, Any]:
     parts, sizes = views.trained_parts(run)
-    training = training_series(run)
+    training, protected = training_series(run), protected_stages(run)
     return {
         "version": __version__,
         "name": run.name,
@@ -73,6 +79,11 @@ def _context(run: Run) -> dict[str, Any]:
         "training_charts": curves.training_charts(training),
         "has_dev": any(series.dev for series in training),
         "loss_chart": curves.evaluation_loss_chart(run),
+        "ratio_charts": curves.ratio_charts(gradient_ratios(run)),
+        "protected_chart": curves.protected_chart(run, protected),
+        "protected_columns": PROTECTED_COLUMNS,
+        "protected_tables": protected_tables(protected),
+        "protected_notes": protected_notes(protected),
         "numbered": len(run.tasks) > 8,
         "stage_columns": views.STAGE_COLUMNS,
         "stages": views.stage_rows(run),

@@ -1,4 +1,4 @@
-"""PNG files of a run: training loss of every stage, evaluation loss of every task, and the matrix."""
+"""PNG files of a run: training loss of every stage, evaluation loss of every task, the matrix, and protected space."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from evertune.files import atomic_path
 from evertune.reporting.charts import spread
+from evertune.reporting.curves import LEAST_FREE
 from evertune.reporting.formats import percent
 from evertune.reporting.load import Run, load_run
 from evertune.reporting.palette import LINES, heat, text_on
+from evertune.reporting.protected import ProtectedStage, protected_shares, protected_stages
 from evertune.reporting.series import TrainingSeries, learnt_position, loss_points, row_names, training_series
 
 if TYPE_CHECKING:
@@ -45,6 +47,8 @@ def write_plots(run_dir: Path, *, redraw: bool = True) -> list[Path]:
         written.append(_save(_evaluation_loss_figure(run), folder / "evaluation_loss.png"))
     if any(score is not None for row in (run.matrix.zero_shot, *run.matrix.values) for score in row):
         written.append(_save(_matrix_figure(run), folder / "matrix.png"))
+    if stages := protected_stages(run):
+        written.append(_save(_protected_figure(run, stages), folder / "protected_space.png"))
     return written
 
 
@@ -107,12 +111,39 @@ def _evaluation_loss_figure(run: Run) -> Figure:
             axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, marker="o", markersize=4)
             ends.append((xs[-1], ys[-1], task, colour))
     _dress(axes, "Evaluation loss after each stage", "", "loss per answer token (nats)")
+    axes.set_ylim(bottom=0)
+    _dress_stages(axes, run, ends)
+    return figure
+
+
+def _dress_stages(axes: Axes, run: Run, ends: list[tuple[float, float, str, str]]) -> None:
+    """The stages below, and names at the ends of the lines."""
     names = row_names(run)
     turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(names) > 6 else {}
     axes.set_xticks(range(1, len(names) + 1), names, **turned)
     axes.set_xlim(0.8, len(names) + 0.2)
-    axes.set_ylim(bottom=0)
     _label_ends(axes, ends, len(names) + 0.2)
+
+
+def _protected_figure(run: Run, stages: list[ProtectedStage]) -> Figure:
+    shares = protected_shares(stages)
+    figure, axes = _figure(8.5, max(4.2, 0.24 * (len(shares) + 1) + 2.0))
+    ends: list[tuple[float, float, str, str]] = []
+    for place, (kind, points) in enumerate(shares.items()):
+        xs, ys = [point.position for point in points], [100 * point.middle for point in points]
+        low, high = [100 * point.low for point in points], [100 * point.high for point in points]
+        colour = LINES[place % len(LINES)]
+        style = "-" if place < len(LINES) else (0, (4, 2))
+        axes.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
+        axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, marker="o", markersize=4)
+        ends.append((xs[-1], ys[-1], kind, colour))
+    xs, ys = [stage.position for stage in stages], [100 * stage.fullest.free for stage in stages]
+    axes.plot(xs, ys, color=_SOFT, linestyle=(0, (4, 2)), linewidth=1.6, marker="o", markersize=3)
+    ends.append((xs[-1], ys[-1], LEAST_FREE, _SOFT))
+    fullest = f"fullest: {stages[-1].fullest.text}"
+    _dress(axes, "Input directions protected after each stage", fullest, "%, median and range over layers")
+    axes.set_ylim(0, 100)
+    _dress_stages(axes, run, ends)
     return figure
 
 

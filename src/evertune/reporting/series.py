@@ -1,9 +1,11 @@
-"""What is drawn, as numbers: losses while training, losses and scores over the stages."""
+"""What is drawn, as numbers: losses and their terms while training, losses and scores over the stages."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 from evertune.reporting.load import Run
 
@@ -75,6 +77,51 @@ def training_series(run: Run) -> list[TrainingSeries]:
             best.get(stage),
         )
         for stage in sorted(loss)
+        if stage in names
+    ]
+
+
+@dataclass(frozen=True)
+class RatioSeries:
+    """How hard the terms of the loss pull beside the data in one stage.
+
+    Attributes:
+        name: Name of the stage.
+        stage: Its index.
+        terms: (step, norm of the term's gradient over that of the task's), by the name of the term.
+    """
+
+    name: str
+    stage: int
+    terms: Mapping[str, tuple[tuple[float, float], ...]]
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """What there is to say of every term, in their order."""
+        return tuple(_ratio_text(term, [ratio for _, ratio in points]) for term, points in self.terms.items())
+
+
+def _ratio_text(term: str, ratios: Sequence[float]) -> str:
+    if len(ratios) == 1:
+        return f"{term}: {ratios[0]:.3g}"
+    return f"{term}: median {median(ratios):.3g}, highest {max(ratios):.3g}"
+
+
+def gradient_ratios(run: Run) -> list[RatioSeries]:
+    """The ratios of every stage that has any, in order."""
+    found: dict[int, dict[str, dict[int, float]]] = {}
+    for event in run.events():
+        stage, step, ratios = event.get("stage"), event.get("step"), event.get("gradient_ratios")
+        if event.get("event") != "step" or not isinstance(stage, int) or not isinstance(step, int):
+            continue
+        for term, ratio in (ratios if isinstance(ratios, dict) else {}).items():
+            if isinstance(ratio, int | float) and math.isfinite(ratio):
+                # A resumed run repeats steps: the later record holds.
+                found.setdefault(stage, {}).setdefault(term, {})[step] = float(ratio)
+    names = {stage.index: stage.name for stage in run.stages}
+    return [
+        RatioSeries(names[stage], stage, {term: tuple(sorted(points.items())) for term, points in terms.items()})
+        for stage, terms in sorted(found.items())
         if stage in names
     ]
 
