@@ -261,7 +261,8 @@ def grow_basis(basis: Tensor | None, sketch: Tensor, *, threshold: float, limit:
     # Each energy is counted before it is added: as many as leave the share below the threshold.
     before = reached - energies
     new = min(int((before < threshold).sum()), room)
-    grown = _orthonormal(torch.cat([held, directions[:new].T], 1)) if new else held
+    # The old columns stay what they are, bit for bit.
+    grown = torch.cat([held, _orthogonal_to(directions[:new].T, held)], 1) if new else held
     return grown, covered_energy(rows, grown)
 
 

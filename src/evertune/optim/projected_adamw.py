@@ -33,7 +33,7 @@ class ProjectedAdamW(Optimizer):
     Group values, all of them fit for JSON: `lr`, `betas`, `eps`, `weight_decay`, and for projection `rank`,
     `projection_kind`, `projection_scale`, `refresh_gap` (see `LowRankProjection`) and `rotate_moments`, which carries
     the moments over into new directions instead of reinterpreting them as GaLore does. Groups without `rank` are
-    `torch.optim.AdamW`, fused where possible.
+    `torch.optim.AdamW`, fused where possible; half-precision weights have a float32 `master` there too.
 
     State of a projected weight, tensors only, float32 whatever the weight is: `step`, `exp_avg`, `exp_avg_sq`
     (coordinates, the rank first), `input_directions`, `output_directions` and, for a half-precision weight, `master`,
@@ -138,8 +138,12 @@ class ProjectedAdamW(Optimizer):
                     key: value.detach().to("cpu" if key == "step" else weight.device, torch.float32, copy=True)
                     for key, value in entry.items()
                 }
-            elif _can_fuse(group):
-                self.state[weight]["step"] = entry["step"].to(weight.device, torch.float32, copy=True)
+            else:
+                step_device = weight.device if _can_fuse(group) else "cpu"
+                self.state[weight] = {
+                    key: value.detach().to(step_device if key == "step" else weight.device, copy=True)
+                    for key, value in entry.items()
+                }
 
     def _members(self) -> Iterator[tuple[dict[str, Any], Tensor]]:
         """All parameters in the order of their indices, with their groups."""
@@ -153,11 +157,20 @@ class ProjectedAdamW(Optimizer):
             state = self.state[weight]
             if not state:
                 state["step"] = torch.zeros((), device=weight.device if fused else None)
-                state["exp_avg"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
-                state["exp_avg_sq"] = torch.zeros_like(weight, memory_format=torch.preserve_format)
+                master = weight.detach().float() if weight.dtype in _HALF else weight
+                state["exp_avg"] = torch.zeros_like(master, memory_format=torch.preserve_format)
+                state["exp_avg_sq"] = torch.zeros_like(master, memory_format=torch.preserve_format)
+                if weight.dtype in _HALF:
+                    state["master"] = master
         states = [self.state[weight] for weight in weights]
-        gradients = [weight.grad for weight in weights]
-        _adamw(weights, gradients, states, [state["step"] for state in states], group, fused=fused)
+        held = [state.get("master", weight) for weight, state in zip(weights, states, strict=True)]
+        gradients = [
+            _gradient(weight).to(state["exp_avg"].dtype) for weight, state in zip(weights, states, strict=True)
+        ]
+        _adamw(held, gradients, states, [state["step"] for state in states], group, fused=fused)
+        for weight, state in zip(weights, states, strict=True):
+            if "master" in state:
+                weight.copy_(state["master"])
 
     def _projected_step(self, group: dict[str, Any]) -> None:
         """Weights whose coordinates have the same shape go through Adam together."""

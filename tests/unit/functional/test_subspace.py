@@ -138,6 +138,13 @@ def test_any_shape_rank_and_scale_gives_orthonormal_rows_beside_the_avoided_spac
     assert held >= 0.999 * best
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-22, 1e30])
+def test_neither_tiny_nor_huge_gradients_lose_their_directions(scale):
+    matrix = torch.diag(torch.tensor([5.0, 3.0, 2.0, 1.0, 0.5])) * scale
+    found = right_subspace(matrix, 2, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(found.abs(), torch.eye(5)[:2], atol=1e-3, rtol=0)
+
+
 def test_the_strongest_direction_comes_first():
     matrix = with_values(torch.tensor([8.0, 4.0, 2.0, 1.0]), 30, 20)
     lengths = (matrix @ right_subspace(matrix, 4, generator=seeded()).T).norm(dim=0)
@@ -241,6 +248,13 @@ def test_the_fewest_directions_that_reach_the_threshold_are_added():
         assert basis.shape == (12, count)
         assert covered == pytest.approx(share, abs=1e-5)
         assert covered_energy(sketch, basis) == covered
+
+
+def test_old_directions_stay_bit_for_bit():
+    basis, _ = grow_basis(None, torch.randn(6, 20), threshold=0.6, limit=20)
+    grown, _ = grow_basis(basis, torch.randn(6, 20), threshold=0.9, limit=20)
+    assert grown.shape[1] > basis.shape[1] > 0
+    assert torch.equal(grown[:, : basis.shape[1]], basis)
 
 
 def test_a_basis_counts_what_it_holds_already():

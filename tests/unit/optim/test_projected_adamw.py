@@ -143,9 +143,41 @@ def test_with_directions_that_are_the_axes_it_is_torch_adamw():
     torch.testing.assert_close(weights[0], other, atol=1e-4, rtol=0)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_group_without_rank_is_torch_adamw_bit_for_bit(dtype):
-    ours, theirs = weights_of((5, 3), (7,), dtype=dtype), weights_of((5, 3), (7,), dtype=dtype)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_of_a_plain_group_follow_a_float32_master(dtype):
+    """Steps far below the resolution of the weight add up."""
+    (weight,) = weights_of((5, 3), dtype=dtype)
+    master = nn.Parameter(weight.detach().float())
+    optimizer, oracle = ProjectedAdamW([weight], lr=1e-5), torch.optim.AdamW([master], lr=1e-5, fused=True)
+    before = weight.detach().clone()
+    for step in range(300):
+        give_gradients([weight], 0)
+        master.grad = weight.grad.float()
+        optimizer.step()
+        oracle.step()
+        if step == 0:
+            assert torch.equal(weight, before)
+        if step == 150:
+            stored = {name: value.clone() for name, value in optimizer.state[weight].items()}
+            optimizer.load_state_dict(optimizer.state_dict())
+            assert all(torch.equal(value, optimizer.state[weight][name]) for name, value in stored.items())
+            assert optimizer.state[weight]["exp_avg"].dtype == torch.float32
+    assert torch.equal(weight, master.to(dtype))
+    assert not torch.equal(weight, before)
+
+
+def test_directions_are_chosen_anew_every_refresh_gap_and_no_sooner():
+    weights = weights_of((16, 12))
+    optimizer, seen = projected(weights, refresh_gap=3), []
+    for step in range(10):
+        steps(optimizer, weights, step, step + 1)
+        seen.append(optimizer.state[weights[0]]["input_directions"].clone())
+    changed = [step for step in range(1, 10) if not torch.equal(seen[step], seen[step - 1])]
+    assert changed == [3, 6, 9]
+
+
+def test_a_group_without_rank_is_torch_adamw_bit_for_bit():
+    ours, theirs = weights_of((5, 3), (7,)), weights_of((5, 3), (7,))
     options = {"lr": RATE, "betas": BETAS, "eps": EPS, "weight_decay": 0.1}
     optimizer, oracle = ProjectedAdamW(ours, **options), torch.optim.AdamW(theirs, fused=True, **options)
     for step in range(6):
