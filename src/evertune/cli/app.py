@@ -15,6 +15,7 @@ import evertune
 from evertune.cli.describe import describe
 from evertune.cli.doctor import doctor
 from evertune.cli.evaluate import evaluate
+from evertune.cli.export import export
 from evertune.cli.generate import generate
 from evertune.cli.init import init
 from evertune.cli.inspect import inspect
@@ -32,6 +33,7 @@ _VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "inspect": (inspect, "Show rows as the model sees them."),
     "evaluate": (evaluate, "Score a stage of a run again, or other rows."),
     "report": (report, "Write the report of a run again."),
+    "export": (export, "Write a stage of a run as a standard adapter or a whole model."),
     "generate": (generate, "Answer prompts with a stage of a run."),
     "list": (list_kind, "List methods, streams, recipes, models, ..."),
     "describe": (describe, "Explain the configuration, or one thing in it."),
