@@ -14,6 +14,7 @@ from evertune.functional.subspace import GradientSketch, remove_
 from evertune.methods import protected
 from evertune.methods.base import Context, MethodState, task_adapter
 from evertune.methods.inc_lora import IncLoRA
+from evertune.methods.input_moments import input_moments, square_root
 from evertune.randomness import derive_seed
 from evertune.streams.task import Stage
 
@@ -52,7 +53,9 @@ class GORP(IncLoRA):
         refresh_gap: Steps after which the projection is chosen anew.
         rotate_moments: Carry the first moment over into the new projection.
         full_rank_learning_rate: Peak learning rate of the full weights; LoRA has `train.learning_rate`.
-        energy_threshold: Share of a task's gradient energy that is protected after it.
+        space: Where the directions come from: ``gradients`` of the task, as published, or its ``inputs``, which hold
+            more of what old rows can look like and cost one pass over the rows when a task ends.
+        energy_threshold: Share of a task's energy, of either, that is protected after it.
         max_protected_share: At most this share of a module's input directions is ever protected.
         sketch_rows: Rows of the sketch of a task's gradients, which bounds its memory.
         sketch_every: Steps between two gradients that enter it.
@@ -69,6 +72,7 @@ class GORP(IncLoRA):
     refresh_gap: Annotated[int, Ge(1)] = 20
     rotate_moments: bool = True
     full_rank_learning_rate: Annotated[float, Gt(0)] = 1e-5
+    space: Literal["gradients", "inputs"] = "gradients"
     energy_threshold: Annotated[float, Gt(0), Le(1)] = 0.95
     max_protected_share: Annotated[float, Gt(0), Le(1)] = 0.5
     sketch_rows: Annotated[int, Ge(2)] = 64
@@ -134,7 +138,7 @@ class GORP(IncLoRA):
         if not self.shared_space:
             return
         step = state.values["step"]
-        if step % self.sketch_every == 0:
+        if self.space == "gradients" and step % self.sketch_every == 0:
             seed = derive_seed(context.seed, "gorp sketch", context.stage.index, step)
             draw = torch.Generator().manual_seed(seed)
             for path, learning in self._learning(context):
@@ -159,11 +163,10 @@ class GORP(IncLoRA):
         """Protects the directions of the task."""
         if not self.shared_space:
             return
-        sketches: dict[str, Tensor] = {}
-        for path, learning in self._learning(context):
-            sketches[path] = self._sketch(state, path, learning).rows()
-            for name in _sketch_names(path):
-                del state.tensors[name]
+        if self.space == "inputs":
+            sketches = {path: square_root(moment) for path, moment in input_moments(context).items()}
+        else:
+            sketches = self._finished_sketches(state, context)
         protected.grow(state, sketches, threshold=self.energy_threshold, max_share=self.max_protected_share)
         protected.warn_of_little_room(state, context, "method.energy_threshold")
 
@@ -188,6 +191,15 @@ class GORP(IncLoRA):
         """All that learns on the input side, ``(.., d_in)``, by module path."""
         yield from self._input_bases(context)
         yield from context.bank.base_weights().items()
+
+    def _finished_sketches(self, state: MethodState, context: Context) -> dict[str, Tensor]:
+        """The rows of every sketch, whose tensors leave the state."""
+        sketches: dict[str, Tensor] = {}
+        for path, learning in self._learning(context):
+            sketches[path] = self._sketch(state, path, learning).rows()
+            for name in _sketch_names(path):
+                del state.tensors[name]
+        return sketches
 
     def _sketch(self, state: MethodState, path: str, learning: Tensor) -> GradientSketch:
         """The sketch of a module, which lives in the state."""

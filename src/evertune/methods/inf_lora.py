@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -16,6 +15,7 @@ from evertune.functional.subspace import remove
 from evertune.methods import protected
 from evertune.methods.base import Context, MethodState, task_adapter
 from evertune.methods.inc_lora import IncLoRA
+from evertune.methods.input_moments import input_moments, square_root
 from evertune.streams.task import Stage
 
 
@@ -42,7 +42,7 @@ class InfLoRA(IncLoRA):
     energy_threshold: Annotated[float, Gt(0), Le(1)] = 0.95
     max_protected_share: Annotated[float, Gt(0), Le(1)] = 0.9
 
-    requires: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"new_adapters"})
 
     def adapters(self, stage: Stage) -> AdapterPlan:
         """As inc-lora, with A held."""
@@ -61,7 +61,7 @@ class InfLoRA(IncLoRA):
     @torch.no_grad()
     def end_task(self, state: MethodState, context: Context) -> None:
         """Protects the leading directions of the task's inputs."""
-        sketches = {path: _square_root(moment) for path, moment in input_moments(context).items()}
+        sketches = {path: square_root(moment) for path, moment in input_moments(context).items()}
         done = context.stage.index / max(1, len(context.stream.tasks) - 1)
         threshold = self.energy_threshold + (1 - self.energy_threshold) * done
         protected.grow(state, sketches, threshold=threshold, max_share=self.max_protected_share)
@@ -70,30 +70,6 @@ class InfLoRA(IncLoRA):
     def facts(self, state: MethodState, context: Context) -> dict[str, Any]:
         """The protected space."""
         return protected.facts(state)
-
-
-def input_moments(context: Context) -> dict[str, Tensor]:
-    """Second moments ``sum x x^T`` of the inputs of every adapted module over the stage's rows, ``(d_in, d_in)``."""
-    moments: dict[str, Tensor] = {}
-    model = context.bank.model
-    was_training = model.training
-    model.eval()
-    try:
-        for path, inputs in _inputs(context):
-            moment = inputs.T @ inputs
-            moments[path] = moments[path].add_(moment) if path in moments else moment
-    finally:
-        model.train(was_training)
-    return moments
-
-
-def _inputs(context: Context) -> Iterator[tuple[str, Tensor]]:
-    with torch.no_grad(), context.bank.observed() as seen:
-        for batch in context.batches():
-            context.backbone.loss(context.bank.model, batch)
-            for path, (inputs, _) in seen.items():
-                yield path, batch.real_tokens(inputs).float()
-            seen.clear()
 
 
 def free_directions(moment: Tensor, basis: Tensor | None, rank: int) -> Tensor:
@@ -107,7 +83,7 @@ def free_directions(moment: Tensor, basis: Tensor | None, rank: int) -> Tensor:
     Returns:
         ``(rank, d)``, float32; rows are zero where nothing is left.
     """
-    root = _square_root(moment)
+    root = square_root(moment)
     if basis is not None:
         basis = basis.to(root.device)
         root = remove(root, basis)
@@ -121,9 +97,3 @@ def free_directions(moment: Tensor, basis: Tensor | None, rank: int) -> Tensor:
     chosen = torch.zeros(rank, moment.shape[0], device=root.device)
     chosen[: len(directions)] = directions * usable[:, None]
     return chosen
-
-
-def _square_root(moment: Tensor) -> Tensor:
-    """Rows ``(d, d)`` whose second moments are `moment`."""
-    values, vectors = torch.linalg.eigh(moment.double())
-    return (values.clamp_min(0).sqrt()[:, None] * vectors.T).flip(0).float()

@@ -15,6 +15,13 @@ from tests.unit.methods.walks import walk, weights
 FULL = {"full_rank_learning_rate": 1e-2, "projection_rank": 4, "refresh_gap": 3, "sketch_rows": 8}
 
 
+@pytest.mark.parametrize("space", ["gradients", "inputs"])
+def test_either_source_of_directions_is_kept_out_of(tmp_path: Path, space: str) -> None:
+    found = leaks(tmp_path, GORP(space=space, energy_threshold=0.8, **FULL))  # type: ignore[arg-type]
+    assert {path.rpartition(".")[2] for path in found} == {"q_proj", "v_proj", "gate_proj"}
+    assert max(found.values()) < 1e-4
+
+
 def leaks(folder: Path, method: GORP) -> dict[str, float]:
     """By module: share of the second task's change that lies in what the first one left protected."""
     stages = walk(folder, method)
@@ -96,6 +103,7 @@ def test_growth_is_capped_and_said(tmp_path: Path) -> None:
     assert all(basis.shape[1] <= basis.shape[0] // 4 for basis in protected.bases(last.state).values())
     assert len(warned) == 1
     assert "protect as many directions as they may" in warned[0]
+    assert warned[0].endswith("raise method.max_protected_share")
 
 
 def test_hardly_any_room_is_said(tmp_path: Path) -> None:
@@ -105,6 +113,7 @@ def test_hardly_any_room_is_said(tmp_path: Path) -> None:
     next(stages)
     assert len(warned) == 1
     assert "less than 10% of their input directions left" in warned[0]
+    assert warned[0].endswith("lower method.energy_threshold or method.max_protected_share")
 
 
 def test_the_change_of_full_weights_goes_on_over_tasks(tmp_path: Path) -> None:
