@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from evertune.adapters.bank import AdapterBank
+from evertune.adapters.released import released_record
+from evertune.adapters.spec import BaseWeights
 from evertune.assembly import check_tasks
 from evertune.backbones.base import Encoded
 from evertune.backbones.loading import build_skeleton, load_row_encoder
 from evertune.backbones.location import resolve_path
 from evertune.console import Console
-from evertune.errors import DataError, InputError, Problem
-from evertune.methods.stack import MethodStack
-from evertune.settings import RunSettings
+from evertune.errors import CapabilityError, ConfigError, DataError, InputError, Problem
+from evertune.methods.stack import FIRST_STAGE, MethodStack
+from evertune.settings import RunSettings, StageSettings
 from evertune.streams.examples import PromptTarget
-from evertune.streams.task import Stage, Stream, Task
+from evertune.streams.task import Stream, Task
 
 _Result = TypeVar("_Result")
 
@@ -127,13 +129,53 @@ def check_adapter(settings: RunSettings) -> None:
     model = build_skeleton(settings.backbone)
     location = resolve_path(settings.backbone.path, revision=settings.backbone.revision).location
     bank = AdapterBank(model, settings.adapter, task_type=settings.backbone.task_type, base_path=location)
+    bank.check_base(_base_weights(settings))  # before there are adapters on the model: it is described as it came
     if settings.adapter.start_from is None:
         bank.add("check", seed=settings.seed)
     else:
+        _check_start(settings)
         bank.start_from("check", settings.adapter.start_from)
-    own = [settings_of for pair in settings.per_task.values() for settings_of in pair]
-    for stage_settings in (settings.first, settings.later, *own):
-        methods = MethodStack(stage_settings.methods)
-        bank.check_base(methods.adapters(Stage(0, "check", (0,), 0)).base)
-        for _, method in methods.methods:
+    for _, stage_settings in _all_settings(settings):
+        for _, method in stage_settings.methods:
             method.check_model(bank)
+
+
+def _all_settings(settings: RunSettings) -> Iterator[tuple[str, StageSettings]]:
+    """What holds in any stage, with the block that it was written in; that of the first comes first."""
+    yield "", settings.first
+    yield "after_first.", settings.later
+    for name, pair in settings.per_task.items():
+        yield from ((f"per_task.{name}.", stage_settings) for stage_settings in pair)
+
+
+def _base_weights(settings: RunSettings) -> BaseWeights | None:
+    """The base weights that change, which are those of the first stage in every other one too.
+
+    Raises:
+        ConfigError: If they are not: what was learnt in some of them would be given back for a task with others.
+    """
+    plans = [
+        (block, MethodStack(stage_settings.methods).adapters(FIRST_STAGE).base)
+        for block, stage_settings in _all_settings(settings)
+    ]
+    first = plans[0][1]
+    for block, base in plans:
+        if base != first:
+            key = (base or first or BaseWeights()).key
+            raise ConfigError(
+                "Which base weights change must be the same for all tasks.",
+                where=f"{block}{key}",
+                instead="Write it under `method` alone.",
+            )
+    return first
+
+
+def _check_start(settings: RunSettings) -> None:
+    """Refuses an adapter to begin with where a method sets the weights of its adapters itself."""
+    for name, method in settings.first.methods:
+        if "new_adapters" in method.requires and released_record(settings.adapter.start_from) is None:
+            raise CapabilityError(
+                f"method {name} chooses the input directions of its adapters: one that has learnt would be spoilt.",
+                where="adapter.start_from",
+                instead="Leave it out.",
+            )

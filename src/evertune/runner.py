@@ -21,6 +21,7 @@ from evertune.manifest import adapter_folders, new_manifest, training_record
 from evertune.methods.base import Context
 from evertune.methods.stack import MethodStack, States
 from evertune.metrics.matrix import EvalMatrix, summary_metrics
+from evertune.optim.projected_adamw import projected_bytes
 from evertune.reporting.html import write_report
 from evertune.reporting.load import load_run
 from evertune.reporting.plots import write_plots
@@ -30,6 +31,7 @@ from evertune.scoring import DevScorer, Scorer
 from evertune.settings import RunSettings
 from evertune.streams.task import Stage
 from evertune.training.checkpoint import load_method_states, save_method_states
+from evertune.training.config import TrainConfig
 from evertune.training.fit import fit
 from evertune.training.interrupt import StopRequest
 from evertune.training.job import FitJob, FitResult
@@ -209,8 +211,8 @@ class _Walk:
         methods = parts.methods(stage)
         plan = methods.adapters(stage)
         parts.place_adapters(plan, self.folder, stage.index)
-        preflight = self._preflight(settings.train)
         context, states = self._context(stage), self._states_before(stage, methods)
+        preflight = self._preflight(settings.train, methods.param_groups(states, context))
         evaluation = settings.evaluation
         job = FitJob(
             title=f"{stage.index + 1}/{len(parts.stages)} {stage.name}",
@@ -237,11 +239,19 @@ class _Walk:
         self.folder.load()
         self.events.write("stage", stage=stage.index, name=stage.name, status="trained")
 
-    def _preflight(self, train: Any) -> Preflight:
+    def _preflight(self, train: TrainConfig, groups: Sequence[Mapping[str, Any]] | None) -> Preflight:
         parts = self.parts
-        shapes = [tuple(parameter.shape) for parameter in parts.bank.trainable_parameters().values()]
-        device = parts.accelerator.device
-        preflight = Preflight(device, parts.gpus, parts.autocast, parts.bank.summary(), shapes, train)
+        groups = groups or [{"params": list(parts.bank.trainable_parameters().values())}]
+        shapes = [tuple(weight.shape) for group in groups if "rank" not in group for weight in group["params"]]
+        preflight = Preflight(
+            parts.accelerator.device,
+            parts.gpus,
+            parts.autocast,
+            parts.bank.summary(),
+            shapes,
+            train,
+            projected_bytes(groups),
+        )
         if not self.spoken:
             for line in preflight.lines():
                 self.console.say(line)

@@ -7,7 +7,6 @@ ones), stacked into one frozen adapter of a higher rank. Either computes base + 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -94,8 +93,7 @@ class Stacked:
             return ()
         stacked = stacked_factors(self._layers, names)
         rank = len(next(iter(stacked.values())).A)
-        # Without dropout: what is frozen is added exactly, as a baked change is.
-        spec = replace(self._spec, r=rank, lora_alpha=rank, use_rslora=False, lora_dropout=0.0)
+        spec = self._spec.exact(rank)
         with torch.random.fork_rng(devices=[]):
             self._model.add_adapter(STACKED, build_config(spec, self._targets, self._task_type))
         for path, factors in stacked.items():

@@ -70,6 +70,11 @@ class BaseChange:
         for path, weight in self._weights.items():
             weight.copy_(tensors[path])
 
+    def settle(self) -> None:
+        """Gives the weights the precision that they came in, with their change."""
+        for path, weight in self._weights.items():
+            weight.data = weight.data.to(self._came[path].dtype)
+
     def restore(self) -> None:
         """Gives the weights back as they came, in their precision, frozen."""
         for path, weight in self._weights.items():

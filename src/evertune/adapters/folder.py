@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -72,12 +72,14 @@ class AdapterFolder:
         config: The content of ``adapter_config.json``.
         tensors: The content of ``adapter_model.safetensors``, on the CPU.
         base: The model that it says it belongs to.
+        below: The adapters that it was learnt on top of, and without which it means something else.
     """
 
     path: Path
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
     base: BaseModel
+    below: tuple[str, ...] = ()
 
     @property
     def scaling(self) -> float:
@@ -87,14 +89,22 @@ class AdapterFolder:
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
 
 
-def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor], base: BaseModel) -> None:
-    """Writes a standard peft folder, and beside it the fingerprint of the base model.
+def write_adapter(
+    folder: Path,
+    config: PeftConfig,
+    tensors: Mapping[str, Tensor],
+    base: BaseModel,
+    *,
+    below: Sequence[str] = (),
+) -> None:
+    """Writes a standard peft folder, and in a file of ours what peft has no place for.
 
     Args:
         folder: Written into directly: atomicity is the caller's.
         config: The adapter's.
         tensors: By their keys in a peft file.
         base: Goes into the configuration.
+        below: As `AdapterFolder.below`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Through memory, so that a full disk is an OSError, as everywhere.
@@ -103,8 +113,10 @@ def write_adapter(folder: Path, config: PeftConfig, tensors: Mapping[str, Tensor
     # peft's sets have another order in every process.
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
     (folder / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    if base.fingerprint:
-        ours = {"base_model": dataclasses.asdict(base)}
+    ours: dict[str, Any] = {"base_model": dataclasses.asdict(base)} if base.fingerprint else {}
+    if below:
+        ours["below"] = list(below)
+    if ours:
         (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
 
 
@@ -121,7 +133,9 @@ def read_adapter(folder: Path) -> AdapterFolder:
             where=str(folder),
             instead=f"Load it with peft where you trust it and save it again: that writes `{WEIGHTS}`.",
         )
-    return AdapterFolder(folder, config, read_tensors(folder / WEIGHTS), base)
+    below = _ours(folder).get("below")
+    names = tuple(map(str, below)) if isinstance(below, list) else ()
+    return AdapterFolder(folder, config, read_tensors(folder / WEIGHTS), base, names)
 
 
 def read_adapter_config(folder: Path) -> tuple[dict[str, Any], BaseModel]:
@@ -142,10 +156,14 @@ def read_adapter_config(folder: Path) -> tuple[dict[str, Any], BaseModel]:
             where=str(folder / CONFIG),
             instead="Choose a folder that peft or Evertune saved.",
         )
-    ours = read_json(folder / OURS) if (folder / OURS).exists() else {}
-    named = ours.get("base_model") if isinstance(ours, dict) else None
+    named = _ours(folder).get("base_model")
     fingerprint = str(named.get("fingerprint", "")) if isinstance(named, dict) else ""
     return config, BaseModel(str(config.get("base_model_name_or_path") or ""), fingerprint)
+
+
+def _ours(folder: Path) -> dict[str, Any]:
+    held = read_json(folder / OURS) if (folder / OURS).exists() else {}
+    return held if isinstance(held, dict) else {}
 
 
 def check_config(found: AdapterFolder, expected: PeftConfig, base: BaseModel, *, exactly: bool) -> None:

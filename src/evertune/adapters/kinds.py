@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from evertune.adapters.spec import AdapterSpec
+from evertune.errors import ConfigError
 from evertune.registry import Registry
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+    from torch import nn
 
     from evertune.adapters.targets import Targets
 
@@ -33,6 +35,29 @@ def build_config(spec: AdapterSpec, targets: Targets, task_type: str) -> PeftCon
         ConfigError: If there is no such kind.
     """
     return ADAPTERS.get(spec.kind, where="adapter.kind")(spec, targets, task_type)
+
+
+def check_sizes(spec: AdapterSpec, model: nn.Module, targets: Targets) -> None:
+    """Refuses what a kind of adapter cannot do on the modules of a model.
+
+    Raises:
+        ConfigError: If adapters of the kind ``osf`` would keep all directions of a weight, or none.
+    """
+    rank = spec.effective_rank
+    if spec.kind != "osf" or rank is None:
+        return
+    from evertune.adapters.roles import linear_shape
+
+    for path in targets.paths:
+        shorter = min(linear_shape(model.get_submodule(path)))
+        kept = int(shorter * rank) if rank < 1 else int(rank)
+        if not 0 < kept < shorter:
+            kept_of = f"none of the {shorter}" if kept == 0 else f"all {shorter}"
+            raise ConfigError(
+                f"{rank:g} keeps {kept_of} directions of `{path}`.",
+                where="adapter.effective_rank",
+                instead=f"Write a share, such as 0.5, or a number below {shorter}.",
+            )
 
 
 def lora(spec: AdapterSpec, targets: Targets, task_type: str) -> PeftConfig:

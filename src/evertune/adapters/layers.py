@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from peft.tuners.lora import LoraLayer
@@ -93,6 +95,14 @@ def stacked_factors(layers: Layers, names: Sequence[str]) -> dict[str, PastFacto
     return factors
 
 
+def summed_tensors(layers: Layers, names: Sequence[str]) -> tuple[dict[str, Tensor], int]:
+    """Several LoRA adapters as one with scaling 1: tensors on the CPU by their keys in a peft file, and its rank."""
+    factors = stacked_factors(layers, names)
+    tensors = {f"base_model.model.{path}.lora_A.weight": held.A.cpu() for path, held in factors.items()}
+    tensors |= {f"base_model.model.{path}.lora_B.weight": held.B.cpu() for path, held in factors.items()}
+    return tensors, len(next(iter(factors.values())).A)
+
+
 def live_factors(layers: Layers, name: str) -> dict[str, Factors]:
     """The low-rank factors of one LoRA adapter: the parameters themselves.
 
@@ -105,6 +115,30 @@ def live_factors(layers: Layers, name: str) -> dict[str, Factors]:
         assert isinstance(layer, LoraLayer)
         factors[path] = Factors(_weight(layer.lora_A[name]), _weight(layer.lora_B[name]))
     return factors
+
+
+@contextmanager
+def observed(modules: Mapping[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """What modules read and gave in the latest forward pass of training or scoring.
+
+    Yields:
+        By module path: input ``(batch, time, d_in)`` and output ``(batch, time, d_out)``, without gradient. The caller
+        empties it: it keeps activations alive.
+    """
+    seen: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def note(path: str, inputs: Any, output: Any) -> None:
+        seen[path] = (inputs[0].detach(), output.detach())
+
+    hooks = [
+        layer.register_forward_hook(lambda _, inputs, output, path=path: note(path, inputs, output))
+        for path, layer in modules.items()
+    ]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _weight(module: nn.Module) -> nn.Parameter:

@@ -54,6 +54,7 @@ _HEADS = frozenset(
     | {"cls", "predictions"}
 )
 _EMBEDDINGS = re.compile(r"embed|wte|wpe|^shared$")
+_CROSS_ATTENTION = re.compile(r"encdec|cross|encoder_attn", re.IGNORECASE)
 
 
 def role_of(module_path: str) -> str:
@@ -78,6 +79,18 @@ def role_of(module_path: str) -> str:
     if _EMBEDDINGS.search(leaf):
         return EMBEDDING
     return _OUTSIDE.get(leaf) or _OUTSIDE.get(".".join(parts[-2:]), OTHER)
+
+
+def attends_across(module_path: str) -> bool:
+    """Whether a module belongs to the attention of a decoder to an encoder."""
+    return _CROSS_ATTENTION.search(module_path) is not None
+
+
+def reads_answer(module_path: str) -> bool:
+    """Whether a module of an encoder-decoder model reads a state for every token of the answer, not of the prompt."""
+    if attends_across(module_path) and role_of(module_path) in (KEY, VALUE, KEY_VALUE):
+        return False
+    return role_of(module_path) == HEAD or any("decoder" in part for part in module_path.lower().split("."))
 
 
 def is_linear(module: nn.Module) -> bool:

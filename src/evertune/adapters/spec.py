@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -40,6 +40,10 @@ class AdapterSpec:
     layers: tuple[int, ...] | None = None
     effective_rank: Annotated[float, Gt(0)] | None = None
     start_from: Path | None = None
+
+    def exact(self, rank: int) -> AdapterSpec:
+        """Adapters on the same modules that add ``B A`` as it is: of this rank, with scaling 1 and without dropout."""
+        return replace(self, r=rank, lora_alpha=rank, use_rslora=False, lora_dropout=0.0)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import nn
@@ -21,7 +21,7 @@ class ParameterSummary:
         total: All parameters as peft counts them: adapters too, and quantised ones by the numbers that they stand for.
         bytes: Memory by what and type: ``{"base float32": ..., "adapters float32": ...}``; ``base copies`` are the
             untouched weights that are kept while finished adapters are baked in.
-        trains: Parameters that train, by the role of their module: ``{"attention query": 4096}``.
+        trains: Parameters that train, by the role of their module: ``{"attention query": 4096, "base mlp gate": 512}``.
     """
 
     trainable: int
@@ -35,13 +35,13 @@ class ParameterSummary:
         return f"trainable params: {self.trainable:,d} || all params: {self.total:,d} || trainable%: {share:.4f}"
 
 
-def summarise(model: nn.Module, layers: Layers, held_bytes: Mapping[str, int]) -> ParameterSummary:
+def summarise(model: nn.Module, layers: Layers, held_bytes: Iterable[Mapping[str, int]]) -> ParameterSummary:
     """Counts the parameters of a model.
 
     Args:
         model: With its adapters, or a base model.
         layers: As `tuner_layers` returns.
-        held_bytes: Memory that belongs to the adapters and is not in the model.
+        held_bytes: Memory that belongs to the adapters and is not in the model, by holder.
     """
     role_by_id = {
         id(parameter): role_of(path)
@@ -52,15 +52,17 @@ def summarise(model: nn.Module, layers: Layers, held_bytes: Mapping[str, int]) -
     trains: dict[str, int] = {}
     held: dict[str, int] = {}
     total = 0
-    for parameter in model.parameters():
+    for name, parameter in model.named_parameters():
         total += _count(parameter)
         owner = "adapters" if id(parameter) in role_by_id else "base"
         key = f"{owner} {str(parameter.dtype).removeprefix('torch.')}"
         held[key] = held.get(key, 0) + parameter.nbytes
         if parameter.requires_grad:
-            role = role_by_id.get(id(parameter), "base")
+            role = role_by_id.get(id(parameter)) or f"base {role_of(name.rpartition('.')[0])}"
             trains[role] = trains.get(role, 0) + _count(parameter)
-    return ParameterSummary(sum(trains.values()), total, {**held, **held_bytes}, trains)
+    for part, size in (item for holder in held_bytes for item in holder.items()):
+        held[part] = held.get(part, 0) + size
+    return ParameterSummary(sum(trains.values()), total, held, trains)
 
 
 def _count(parameter: nn.Parameter) -> int:

@@ -24,7 +24,6 @@ ROLES: Mapping[str, frozenset[str]] = {
     "mlp": frozenset({roles.MLP_GATE, roles.MLP_UP, roles.MLP_GATE_UP, roles.MLP_DOWN}),
     "mlp_gate": frozenset({roles.MLP_GATE, roles.MLP_GATE_UP}),  # `up` in models without gates
 }
-_CROSS_ATTENTION = re.compile(r"encdec|cross|encoder_attn", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,7 @@ def _by_role(model: nn.Module, linear: Mapping[str, nn.Module], target: str) -> 
         chosen = {path for path in linear if roles.role_of(path) == roles.MLP_UP}
     if target.startswith(("self_", "cross_")):
         across = target.startswith("cross_")
-        chosen = {path for path in chosen if bool(_CROSS_ATTENTION.search(path)) is across}
+        chosen = {path for path in chosen if roles.attends_across(path) is across}
     if not chosen:
         raise _nothing(model, target, "No module of this model has the role")
     return chosen

@@ -112,18 +112,21 @@ class Batch:
         moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}  # type: ignore[call-overload]
         return Batch(moved, self.labels.to(device), self.ids, self.count)  # type: ignore[call-overload]
 
-    def real_tokens(self, hidden: Tensor) -> Tensor:
+    def real_tokens(self, hidden: Tensor, module_path: str) -> Tensor:
         """The hidden states of tokens that are neither padding nor in a filler row.
 
         Args:
             hidden: ``(batch, time, width)``, of an encoder, a decoder or a causal model that read this batch.
+            module_path: The module that read or gave them.
 
         Returns:
             ``(tokens, width)``.
         """
-        mask = self.inputs["attention_mask"].bool()
-        if mask.shape != hidden.shape[:2]:  # the decoder's: it reads one token for each that it predicts
-            mask = self.labels != IGNORED
+        from evertune.adapters.roles import reads_answer
+
+        # A decoder reads one token for each that it predicts; prompts and answers may be padded to one length.
+        answers = "decoder_input_ids" in self.inputs and reads_answer(module_path)
+        mask = self.labels != IGNORED if answers else self.inputs["attention_mask"].bool()
         filled = hidden.new_tensor([bool(id) for id in self.ids]).bool()
         return hidden[mask & filled[:, None]]
 

@@ -13,12 +13,13 @@ from evertune.backbones.builtin import PREFIX
 from evertune.errors import Problem
 from evertune.evaluation.config import EvaluationConfig
 from evertune.methods.base import Method
-from evertune.methods.stack import composition_problems
+from evertune.methods.stack import FIRST_STAGE, composition_problems
 from evertune.training.config import TrainConfig
 
 _ADAMW_ONLY = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _LORA_OPTIONS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
 _OSF_OPTIONS = ("effective_rank",)
+_DEFAULT_ADAPTER = AdapterSpec()
 _WARMUP = ("warmup_steps", "warmup_ratio")
 
 
@@ -55,14 +56,21 @@ def check_methods(methods: tuple[tuple[str, Method], ...], written: Written) -> 
 
 def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...], written: Written) -> Iterator[Problem]:
     """A kind of adapter that a method does not work with, and options that another kind has."""
+    placed = any("adapters" in method.owns for _, method in methods)
     for name, method in methods:
-        if method.adapter_kinds and adapter.kind not in method.adapter_kinds:
-            kinds = " or ".join(sorted(method.adapter_kinds))
+        # A method that leaves the adapters to others takes any kind, but alone it has those of the plainest method.
+        kinds = method.adapter_kinds or (frozenset[str]() if placed else Method.adapter_kinds)
+        if kinds and adapter.kind not in kinds:
             what = f"method {name} does not work with adapters of the kind `{adapter.kind}`."
-            yield written.problem("adapter.kind", what, f"Write `kind: {kinds}`.")
+            yield written.problem("adapter.kind", what, f"Write `kind: {' or '.join(sorted(kinds))}`.")
+    rank = adapter.effective_rank
+    if rank is not None and rank >= 1 and not float(rank).is_integer():
+        what = f"must be a share below 1 or a whole number, got {rank:g}."
+        yield written.problem("adapter.effective_rank", what, f"Write for example {int(rank)}.")
     foreign = _LORA_OPTIONS if adapter.kind == "osf" else _OSF_OPTIONS
     for option in foreign:
-        if written.key(f"adapter.{option}") is not None and getattr(adapter, option) is not None:
+        # A run's own configuration names every option: only what was changed is refused.
+        if getattr(adapter, option) != getattr(_DEFAULT_ADAPTER, option):
             what = f"has no effect on adapters of the kind `{adapter.kind}`."
             yield written.problem(f"adapter.{option}", what, "Remove the key.")
 
@@ -78,7 +86,8 @@ def check_backbone(
         what = "needs the package bitsandbytes, which is not installed."
         yield written.problem("backbone.quantization", what, "Run `pip install 'evertune[quantization]'`.")
     for name, method in methods if backbone.quantization is not None else ():
-        if "trainable_base" in method.requires:
+        # GORP without `full_rank` changes none.
+        if "trainable_base" in method.requires and method.adapters(FIRST_STAGE).base is not None:
             what = f"method {name} trains base weights, which a quantised model does not allow."
             yield written.problem("backbone.quantization", what, "Write `quantization: null`.")
     if (backbone.attn_implementation or "").startswith("flash_attention") and backbone.dtype == "float32":

@@ -247,7 +247,8 @@ def grow_basis(basis: Tensor | None, sketch: Tensor, *, threshold: float, limit:
 
     Source: gradient projection memory, Saha et al. (2021), arXiv:2103.09762.
     """
-    rows = sketch.float()
+    # A copy: products round by the alignment of memory, and a sketch that was read from a file has another one.
+    rows = sketch.to(torch.float32, copy=True)
     held = rows.new_zeros(rows.shape[1], 0) if basis is None else basis.to(rows)
     total = float(rows.double().square().sum())
     room = max(min(limit, rows.shape[1]) - held.shape[1], 0)

@@ -55,6 +55,7 @@ class Context:
         num_train_epochs: Epochs of each task of this stage, by task name (differs in multi-task training only).
         batches: All rows of the stage once, in batches on the device, the same on every process; for `begin_task`
             and `end_task`.
+        computing: Held open while a hook runs the model, so that it computes in the type in which it learns.
         warn: Says a sentence to the user and keeps it for the report.
         derived: What hooks have computed from the rest and can compute again, by a name of their own: it goes with the
             stage, is not saved, and is empty in a resumed one. Nothing may depend on whether it is there.
@@ -67,6 +68,7 @@ class Context:
     seed: int
     num_train_epochs: Mapping[str, float] = field(default_factory=dict)
     batches: Callable[[], Iterable[Batch]] = tuple
+    computing: Callable[[], AbstractContextManager[Any]] = nullcontext
     warn: Callable[[str], None] = _unheard
     derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
 
@@ -90,8 +92,9 @@ class Method:
             ``earlier_rows`` (which rows of other tasks are mixed in).
         requires: Capabilities, shown by ``describe`` and refused where they are missing: ``old_data`` (rows of earlier
             tasks may be kept), ``task_id_at_test`` (the task of a test row is known), ``trainable_base`` (weights of
-            the base model change).
-        adapter_kinds: Kinds of adapters that it works with, by their names in `evertune.adapters.kinds.ADAPTERS`.
+            the base model change), ``new_adapters`` (adapters begin as it sets them, not from others).
+        adapter_kinds: Kinds of adapters that it works with, by their names in `evertune.adapters.kinds.ADAPTERS`;
+            empty for those of the method beside it.
         term_keys: Which option scales a term of `step_loss`, by the term's name.
     """
 

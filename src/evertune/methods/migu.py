@@ -55,7 +55,7 @@ class MIGU(Method):
         totals: dict[str, Tensor] = context.derived[_TOTALS]
         seen: dict[str, tuple[Tensor, Tensor]] = context.derived[_SEEN]
         for path, (_, hidden) in seen.items():
-            tokens = batch.real_tokens(hidden).float().abs()
+            tokens = batch.real_tokens(hidden, path).float().abs()
             share = (tokens / tokens.sum(1, keepdim=True).clamp_min(1e-12)).sum(0)
             totals[path] = totals[path] + share if path in totals else share
         seen.clear()

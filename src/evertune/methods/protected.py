@@ -67,10 +67,11 @@ def warn_of_little_room(state: MethodState, context: Context, key: str) -> None:
     if little:
         context.warn(
             f"{context.stage.name}: {len(little)} of {len(found)} modules have less than {LITTLE_ROOM:.0%} of their "
-            f"input directions left for later tasks ({little[0]}); lower {key} or the number of protected directions"
+            f"input directions left for later tasks ({little[0]}); lower {key} or method.max_protected_share"
         )
     elif full:
         context.warn(
             f"{context.stage.name}: {len(full)} of {len(found)} modules protect as many directions as they may "
-            f"({full[0]}) and hold less of the task than {key} asks for: a part of it can be overwritten"
+            f"({full[0]}) and hold less of the task than {key} asks for: a part of it can be overwritten; raise "
+            "method.max_protected_share"
         )

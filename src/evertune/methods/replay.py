@@ -39,6 +39,7 @@ class Replay(Method):
 
     owns: ClassVar[frozenset[str]] = frozenset({"earlier_rows"})
     requires: ClassVar[frozenset[str]] = frozenset({"old_data"})
+    adapter_kinds: ClassVar[frozenset[str]] = frozenset()
 
     def init_state(self) -> MethodState:
         """An empty buffer."""

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 States = dict[str, MethodState]
 
+# For questions that have the same answer in every stage, before there is a stream.
+FIRST_STAGE = Stage(0, "check", (0,), 0)
+
 _TITLES = {
     "adapters": "which adapters learn",
     "optimizer": "the optimiser",

@@ -129,6 +129,12 @@ class LowRankProjection:
         """Directions of an ``(m, n)`` matrix of whose inputs `protected` directions are taken; may be 0."""
         return max(min(self.rank, m, n - protected), 0)
 
+    def state_size(self, m: int, n: int) -> int:
+        """Numbers that Adam's two moments and the directions of an ``(m, n)`` matrix are."""
+        rank, inputs, outputs = self.effective_rank(m, n), self.projects_inputs(m, n), self.projects_outputs(m, n)
+        coordinates = rank * (rank if inputs and outputs else m if inputs else n)
+        return 2 * coordinates + rank * (n * inputs + m * outputs)
+
     @torch.no_grad()
     def refresh(
         self,

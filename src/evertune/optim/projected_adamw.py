@@ -232,6 +232,17 @@ class ProjectedAdamW(Optimizer):
             members[index].move(steps[index], rate=group["lr"], scale=scale, decay=group["weight_decay"])
 
 
+def projected_bytes(groups: Iterable[Mapping[str, Any]]) -> int:
+    """Bytes of state that the float32 weights of the groups with a `rank` will have."""
+    sizes = [
+        _projection({**_PROJECTION_DEFAULTS, **group}).state_size(weight.shape[0], weight[0].numel()) + 1
+        for group in groups
+        if _is_projected(group)
+        for weight in group["params"]
+    ]
+    return 4 * sum(sizes)
+
+
 @dataclass(frozen=True)
 class _Member:
     """A weight in a step.

@@ -47,14 +47,16 @@ def fit(job: FitJob) -> FitResult:
             job.console.progress(job.title, loop.feed.total_steps) as progress,
         ):
             loop.run(progress)
+        return loop.finish()
     except (RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise memory_exhausted(job.title, loop.step if loop else 0, job.config) from error
+            # What a method does when a task ends counts to its last step.
+            done = min(loop.step, loop.feed.total_steps - 1) if loop else 0
+            raise memory_exhausted(job.title, done, job.config) from error
         raise
     finally:
         if distributed.world_size() > 1:
             job.accelerator.free_memory()
-    return loop.finish()
 
 
 class _Loop:
@@ -78,7 +80,7 @@ class _Loop:
             job.states.update(checkpoint.methods)
             job.context.bank.load_learning_tensors(checkpoint.adapters)
         self.feed = Feed(job)
-        self.context = replace(job.context, batches=self.feed.own_batches)
+        self.context = replace(job.context, batches=self.feed.own_batches, computing=job.computing)
         if checkpoint is None:
             job.methods.begin_task(job.states, self.context)
         self.stepper = Stepper(job, self.feed.total_steps)

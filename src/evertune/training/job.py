@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from accelerate import Accelerator
@@ -68,6 +69,10 @@ class FitJob:
     dev: DevEvaluation | None = None
     keep: Literal["last", "best"] = "last"
     save_evaluated: Callable[[int], None] | None = None
+
+    def computing(self) -> AbstractContextManager[Any]:
+        """Held open while the model computes: autocast, if there is any."""
+        return torch.autocast(self.accelerator.device.type, self.autocast) if self.autocast else nullcontext()
 
 
 @dataclass

@@ -25,6 +25,7 @@ class Preflight:
         summary: Counts and bytes of the model's parameters.
         shapes: Shapes of the tensors that learn, for the optimiser's state.
         train: Options of the loop.
+        projected_bytes: State of the weights whose gradients are projected, which are not among the shapes.
     """
 
     device: torch.device
@@ -33,10 +34,12 @@ class Preflight:
     summary: ParameterSummary
     shapes: Sequence[tuple[int, ...]]
     train: TrainConfig
+    projected_bytes: int = 0
 
     def bytes(self) -> dict[str, int]:
         """Bytes by part and dtype: the model's, and the optimiser's float32 state."""
-        return {**self.summary.bytes, "optimiser float32": optimizer_bytes(self.train, self.shapes)}
+        optimiser = optimizer_bytes(self.train, self.shapes) + self.projected_bytes
+        return {**self.summary.bytes, "optimiser float32": optimiser}
 
     def lines(self) -> list[str]:
         """The block, line by line."""

@@ -12,9 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -115,7 +114,7 @@ class Stepper:
             last = index == len(batches) - 1
             moved = batch.to(self._device)
             with nullcontext() if last else job.accelerator.no_sync(self.model):
-                with self._autocast():
+                with job.computing():
                     output = job.context.backbone.loss(self.model, moved)
                     counted = job.methods.batch_loss(job.states, job.context, moved, output)
                 loss = scale * sum(counted.values(), start=output.sum)
@@ -151,9 +150,6 @@ class Stepper:
 
     def _gradient_norm(self) -> Tensor:
         return torch.nn.utils.get_total_norm([p.grad for p in self.parameters.values() if p.grad is not None])
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self._device.type, self._job.autocast) if self._job.autocast else nullcontext()
 
     def _update(self, skipped: bool) -> None:
         if not skipped:

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 
 from evertune.adapters.bank import AdapterBank
-from evertune.adapters.spec import AdapterPlan, AdapterSpec
+from evertune.adapters.spec import AdapterPlan, AdapterSpec, BaseWeights
 from evertune.errors import ConfigError, RunError
 
 SPEC = AdapterSpec(r=4, lora_alpha=8)
@@ -293,3 +293,14 @@ def _touched(bank):
         for name, module in bank.base_model.named_modules()
         if hasattr(module, "get_base_layer")
     }
+
+
+@pytest.mark.parametrize(("name", "target"), [("gpt2", "mlp"), ("t5", ("lm_head",))])
+def test_base_weights_that_cannot_change_are_found_without_touching_them(build, name, target):
+    model = build(name)
+    if name == "t5":
+        model.lm_head.weight = model.shared.weight
+    bank = AdapterBank(model, AdapterSpec(), task_type="causal_lm", base_path="x")
+    with pytest.raises(ConfigError, match="is quantised, shared or transposed, and cannot learn"):
+        bank.check_base(BaseWeights(target, learn=True, key="method.full_rank"))
+    assert bank.change is None

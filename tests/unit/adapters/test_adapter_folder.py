@@ -309,3 +309,22 @@ def test_start_from_a_stage_of_a_run(build, saved, tmp_path):
         CheckpointError, match="belongs to the base model `models/tiny`, but the model here is `models/large`"
     ):
         other.start_from("y", saved)
+
+
+def test_an_adapter_that_was_learnt_on_top_of_others_is_no_start(build, tmp_path):
+    """Alone it computes something else: whoever starts from it would silently lose the earlier tasks."""
+    bank = _bank(build("llama"))
+    for number, name in enumerate(("task-01", "task-02")):
+        bank.add(name, seed=number)
+        bank.apply(AdapterPlan(bank.names, (name,)))
+        bank.save(name, tmp_path / name)
+    _bank(build("llama")).start_from("x", tmp_path / "task-01")
+    with pytest.raises(CheckpointError, match=r"learnt on top of others \(task-01\).*evertune export") as caught:
+        _bank(build("llama")).start_from("x", tmp_path / "task-02")
+    assert str(tmp_path / "task-02" / "adapter_config.json") in str(caught.value)
+    again = _bank(build("llama"))
+    again.add("task-02", seed=5)
+    again.load("task-02", tmp_path / "task-02")  # a run that goes on has the others beside it
+    bank.save_sum(tmp_path / "both")
+    with pytest.raises(CheckpointError, match="`r` is"):  # of twice the rank, but not refused for what it lacks
+        _bank(build("llama")).start_from("x", tmp_path / "both")

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from evertune.files import read_tensors, write_tensors
 from evertune.optim import projected_adamw
 from evertune.optim.low_rank import folded
-from evertune.optim.projected_adamw import ProjectedAdamW
+from evertune.optim.projected_adamw import ProjectedAdamW, projected_bytes
 from evertune.training.checkpoint import pack_optimizer, unpack_optimizer
 
 KINDS = ("std", "reverse_std", "left", "right", "full")
@@ -424,3 +424,13 @@ def test_a_basis_that_fits_no_weight_is_refused():
         projected(weights, protected={weights[0]: torch.zeros(5, 2)})
     with pytest.raises(ValueError, match="in no group with a rank"):
         ProjectedAdamW(weights, protected={weights[0]: torch.zeros(3, 2)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_size_of_the_state_is_known_before_the_first_step(kind: str) -> None:
+    weights = weights_of((16, 12), (12, 16), (2, 30))
+    plain = nn.Parameter(drawn(5, 5))
+    optimizer = projected(weights, projection_kind=kind)
+    optimizer.add_param_group({"params": [plain]})
+    steps(optimizer, weights, 0, 1)
+    assert optimizer.state_bytes == projected_bytes(optimizer.param_groups)

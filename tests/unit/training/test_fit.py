@@ -219,6 +219,16 @@ def test_memory_that_runs_out_stops_with_the_keys_to_change(tmp_path: Path) -> N
         fit(job)
 
 
+class Hungry(Method):
+    def end_task(self, state: MethodState, context: Context) -> None:
+        torch.empty(10**15).sum().item()
+
+
+def test_memory_that_runs_out_when_a_task_ends_stops_in_the_same_way(tmp_path: Path) -> None:
+    with pytest.raises(MemoryExhaustedError, match="1/1 a: Memory ran out in step 3"):
+        fit(toy_job(tmp_path, Hungry()))
+
+
 def test_other_errors_are_not_hidden(tmp_path: Path) -> None:
     def fail() -> float:
         raise RuntimeError("a bug")

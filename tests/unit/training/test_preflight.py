@@ -67,3 +67,8 @@ def test_nothing_that_learns_is_said() -> None:
     nothing = ParameterSummary(0, 10, {}, {})
     lines = Preflight(torch.device("cpu"), (), None, nothing, [], TrainConfig()).lines()
     assert "learns: nothing" in lines
+
+
+def test_projected_weights_count_with_the_state_that_they_have() -> None:
+    found = Preflight(torch.device("cpu"), (), None, SUMMARY, SHAPES, TrainConfig(), projected_bytes=1000)
+    assert found.bytes()["optimiser float32"] == preflight().bytes()["optimiser float32"] + 1000

@@ -1,0 +1,60 @@
+"""Adapters that were learnt elsewhere, as a run begins with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from peft import PeftConfig
+
+from evertune.adapters.folder import CONFIG, AdapterFolder, BaseModel, check_config, find_adapter, read_adapter
+from evertune.adapters.released import is_released, read_released
+from evertune.adapters.spec import AdapterSpec
+from evertune.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Start:
+    """An adapter to begin with.
+
+    Attributes:
+        found: The folder, with tensors for an adapter of `spec`.
+        spec: What such an adapter is.
+    """
+
+    found: AdapterFolder
+    spec: AdapterSpec
+
+
+def read_start(folder: Path, spec: AdapterSpec, config: PeftConfig, base: BaseModel) -> Start:
+    """Reads a peft folder, or the only adapter of a stage of a run.
+
+    Another ``lora_alpha`` than here is folded into B. A folder of the released codes (`evertune.adapters.released`)
+    gives an adapter of the rank that it has, with scaling 1.
+
+    Args:
+        folder: The folder.
+        spec: The adapters here.
+        config: Their configuration.
+        base: The model here.
+
+    Raises:
+        CheckpointError: If it is damaged, does not fit, or computes something else without what it was learnt with.
+    """
+    place = find_adapter(folder)
+    if is_released(place):
+        released = read_released(place)
+        alike = {**released.found.config, "r": config.to_dict().get("r")}  # ranks may differ
+        check_config(replace(released.found, config=alike), config, base, exactly=False)
+        return Start(released.found, spec.exact(released.rank))
+    found = read_adapter(place)
+    if found.below:
+        raise CheckpointError(
+            f"This adapter was learnt on top of others ({', '.join(found.below)}): alone it computes something else.",
+            where=str(place / CONFIG),
+            instead="Write all of them as one adapter with `evertune export`, and start from that.",
+        )
+    check_config(found, config, base, exactly=False)
+    factor = found.scaling / AdapterFolder(folder, config.to_dict(), {}, base).scaling
+    scaled = {key: tensor.float() * factor if ".lora_B." in key else tensor for key, tensor in found.tensors.items()}
+    return Start(replace(found, tensors=scaled), spec)
