@@ -31,10 +31,17 @@ METHODS: dict[str, list[str]] = {
     "inc-lora": ["method=inc-lora"],
     "replay": ["method={name: replay, buffer: balanced, buffer_size: 20, ratio: 0.1}"],
     "o-lora": ["method={name: o-lora, variant: released}"],
-    "n-lora": ["method={name: n-lora, lambda_1: 0.01}"],
-    "gorp": ["method={name: gorp, full_rank_learning_rate: 1e-3}"],
+    "n-lora": ["method={name: n-lora, lambda_1: 0.001}"],
+    "gorp": ["method={name: gorp, full_rank_learning_rate: 1e-3, energy_threshold: 0.999}"],
     "gorp B+L": ["method={name: gorp, full_rank_learning_rate: 1e-3, shared_space: false}"],
-    "gorp B+S": ["method={name: gorp, full_rank: null}"],
+    "gorp B+S": ["method={name: gorp, full_rank: null, energy_threshold: 0.999}"],
+    "gorp inputs": [
+        "method={name: gorp, full_rank_learning_rate: 1e-3, space: inputs, energy_threshold: 0.99,"
+        " max_protected_share: 0.9}"
+    ],
+    "gorp B+S inputs": [
+        "method={name: gorp, full_rank: null, space: inputs, energy_threshold: 0.99, max_protected_share: 0.9}"
+    ],
     "multi-task": ["method=multi-task"],
     "slao": ["method=slao"],
     "inf-lora": ["method=inf-lora"],
