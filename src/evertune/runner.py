@@ -16,7 +16,7 @@ from evertune.checking import check_adapter, check_rows
 from evertune.console import Console, duration
 from evertune.environment import describe_environment
 from evertune.evaluation.cell import Cell, row_summary
-from evertune.files import atomic_folder, read_json, write_json, write_json_lines, write_tensors
+from evertune.files import atomic_folder, read_json, sha256, write_json, write_json_lines, write_tensors
 from evertune.manifest import adapter_folders, new_manifest, training_record
 from evertune.methods.base import Context
 from evertune.methods.stack import MethodStack, States
@@ -131,7 +131,8 @@ class _Walk:
         environment = self.folder.path / "environment.json"
         if not environment.exists():
             write_json(environment, describe_environment(str(self.parts.accelerator.device)))
-        self.folder.start(new_manifest(self.parts))
+        written = sha256(self.folder.path / "config.yaml")
+        self.folder.start({**new_manifest(self.parts), "configuration": written})
         self.folder.verify()
 
     def _task_lines(self) -> list[str]:

@@ -229,7 +229,10 @@ DAMAGED_RUNS = {
         r"wrote\. Restore it, or start again with `--fresh`\.",
     ),
     "truncated manifest": ("manifest.json", r"small/manifest\.json: This file is damaged: .*"),
-    "truncated configuration": ("config.yaml", r"small/config\.yaml:\d+:\d+: .*"),
+    "truncated configuration": (
+        "config.yaml",
+        r"small/config\.yaml: This file is not the one that the run wrote\. Restore it\.",
+    ),
 }
 
 

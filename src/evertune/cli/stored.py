@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evertune.errors import CheckpointError, ConfigError, did_you_mean
+from evertune.files import read_json, sha256
 
 if TYPE_CHECKING:
     from evertune.settings import RunSettings
@@ -26,6 +27,12 @@ def load_settings(run_dir: Path) -> RunSettings:
     if missing:
         what = f"This is not the folder of a run: it has no {missing[0]}."
         raise CheckpointError(what, where=str(run_dir), instead="Name the `output_dir` of a run.")
+    manifest = read_json(run_dir / "manifest.json")
+    written = manifest.get("configuration") if isinstance(manifest, dict) else None
+    if written is not None and sha256(run_dir / "config.yaml") != written:
+        # Half a configuration may still be a valid one, with defaults for the rest.
+        what = "This file is not the one that the run wrote."
+        raise CheckpointError(what, where=str(run_dir / "config.yaml"), instead="Restore it.")
     try:
         return load_config(run_dir / "config.yaml", output_dir=run_dir)
     except ConfigError as error:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from evertune.adapters.kinds import ADAPTERS
 from evertune.adapters.spec import AdapterSpec
 from evertune.backbones.base import BackboneConfig
 from evertune.backbones.builtin import PREFIX
-from evertune.errors import Problem
+from evertune.errors import Problem, did_you_mean
 from evertune.evaluation.config import EvaluationConfig
 from evertune.methods.base import Method
 from evertune.methods.stack import FIRST_STAGE, composition_problems
@@ -56,6 +57,11 @@ def check_methods(methods: tuple[tuple[str, Method], ...], written: Written) -> 
 
 def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...], written: Written) -> Iterator[Problem]:
     """A kind of adapter that a method does not work with, and options that another kind has."""
+    if adapter.kind not in ADAPTERS:
+        yield written.problem(
+            "adapter.kind", f"There is no adapter kind `{adapter.kind}`.", did_you_mean(adapter.kind, ADAPTERS.names())
+        )
+        return
     placed = any("adapters" in method.owns for _, method in methods)
     for name, method in methods:
         # A method that leaves the adapters to others takes any kind, but alone it has those of the plainest method.
