@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from evertune.adapters.kinds import build_config
 from evertune.adapters.layers import Layers, stacked_factors
 from evertune.adapters.spec import AdapterSpec
+from evertune.adapters.summary import base_copies
 from evertune.adapters.targets import Targets
 
 # `+` is not allowed in the names of the bank, so that nothing else can be called like this.
@@ -70,11 +71,7 @@ class Baked:
 
     def held_bytes(self) -> dict[str, int]:
         """See `FrozenSum.held_bytes`: the untouched copies of what was written to, on the CPU."""
-        held: dict[str, int] = {}
-        for tensor in self._pristine.values():
-            key = f"base copies {str(tensor.dtype).removeprefix('torch.')}"
-            held[key] = held.get(key, 0) + tensor.nbytes
-        return held
+        return base_copies(self._pristine.values())
 
 
 class Stacked:

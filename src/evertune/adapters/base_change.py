@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from evertune.adapters.folder import check_tensors
+from evertune.adapters.summary import base_copies
 
 
 class BaseChange:
@@ -84,8 +85,4 @@ class BaseChange:
 
     def held_bytes(self) -> dict[str, int]:
         """Memory beyond the model's own parameters, by what it is."""
-        held: dict[str, int] = {}
-        for tensor in self._came.values():
-            key = f"base copies {str(tensor.dtype).removeprefix('torch.')}"
-            held[key] = held.get(key, 0) + tensor.nbytes
-        return held
+        return base_copies(self._came.values())

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 
 from evertune.adapters.layers import Layers
 from evertune.adapters.roles import role_of
@@ -63,6 +63,15 @@ def summarise(model: nn.Module, layers: Layers, held_bytes: Iterable[Mapping[str
     for part, size in (item for holder in held_bytes for item in holder.items()):
         held[part] = held.get(part, 0) + size
     return ParameterSummary(sum(trains.values()), total, held, trains)
+
+
+def base_copies(tensors: Iterable[Tensor]) -> dict[str, int]:
+    """Bytes of copies of base weights, by their type, as `ParameterSummary.bytes` names them."""
+    held: dict[str, int] = {}
+    for tensor in tensors:
+        key = f"base copies {str(tensor.dtype).removeprefix('torch.')}"
+        held[key] = held.get(key, 0) + tensor.nbytes
+    return held
 
 
 def _count(parameter: nn.Parameter) -> int:

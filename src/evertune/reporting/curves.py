@@ -86,10 +86,14 @@ def _training_chart(series: TrainingSeries) -> Chart:
         Line("smoothed", thinned(series.smooth), hue=series.stage),
         Line("dev", series.dev, titles=dev_titles, hue=7, strong=() if series.best is None else (series.best,)),
     ]
-    last = series.loss[-1][0]
+    return _over_steps(lines, f"Training loss of {series.name}", last=series.loss[-1][0])
+
+
+def _over_steps(lines: Sequence[Line], title: str, *, last: float) -> Chart:
+    """A small chart over the optimiser steps of a stage."""
     return line_chart(
         lines,
-        title=f"Training loss of {series.name}",
+        title=title,
         width=_SMALL[0],
         height=_SMALL[1],
         x_range=(0.0, last),
@@ -179,14 +183,7 @@ def _ratio_chart(series: RatioSeries) -> Chart:
         for hue, (term, points) in enumerate(series.terms.items())
     ]
     last = max(points[-1][0] for points in series.terms.values())
-    return line_chart(
-        lines,
-        title=f"Gradient of each term over that of the task in {series.name}",
-        width=_SMALL[0],
-        height=_SMALL[1],
-        x_range=(0.0, last),
-        x_ticks=[(0.0, "0"), (last / 2, f"{last / 2:g}"), (last, f"{last:g}")],
-    )
+    return _over_steps(lines, f"Gradient of each term over that of the task in {series.name}", last=last)
 
 
 def _ratio_titles(term: str, points: Sequence[tuple[float, float]]) -> tuple[str, ...]:

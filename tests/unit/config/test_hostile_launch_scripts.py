@@ -510,7 +510,7 @@ def test_no_comment_can_break_out_of_its_line(load: Callable[..., RunSettings], 
 
 @pytest.mark.parametrize("flag", ["data_dir", "instruction_file", "task_config_dir"])
 def test_a_path_that_no_file_can_have_still_loads(load: Callable[..., RunSettings], flag: str) -> None:
-    load(json.dumps(ARGUMENTS | {flag: "x" * 5000}), "args.json")
+    assert load(json.dumps(ARGUMENTS | {flag: "x" * 5000}), "args.json").first.methods
 
 
 def test_a_hostile_name_of_a_script_is_only_a_comment(load: Callable[..., RunSettings]) -> None:
