@@ -173,7 +173,7 @@ def _base_weights(settings: RunSettings) -> BaseWeights | None:
 def _check_start(settings: RunSettings) -> None:
     """Refuses an adapter to begin with where a method sets the weights of its adapters itself."""
     for name, method in settings.first.methods:
-        if "new_adapters" in method.requires and released_record(settings.adapter.start_from) is None:
+        if "new_adapters" in method.required() and released_record(settings.adapter.start_from) is None:
             raise CapabilityError(
                 f"method {name} chooses the input directions of its adapters: one that has learnt would be spoilt.",
                 where="adapter.start_from",

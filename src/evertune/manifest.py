@@ -55,7 +55,7 @@ def stamps(parts: Parts) -> list[str]:
     if parts.stream.task_identity_in_prompt:
         found.append("Prompts name the task, so the model is told at test which task it is.")
     for name, method in parts.settings.first.methods:
-        if "task_id_at_test" in method.requires:
+        if "task_id_at_test" in method.required():
             found.append(f"Method {name} is told at test which task a row belongs to.")
     if released_record(parts.settings.adapter.start_from) is not None:
         found.append(

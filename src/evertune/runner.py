@@ -199,6 +199,7 @@ class _Walk:
             self.parts.backbone,
             self.settings.seed,
             epochs,
+            slow=self.parts.methods(stage).slow_adapters(stage),
             warn=lambda text: self.events.warn(self.console, text),
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -245,6 +245,23 @@ class AdapterBank:
         self._require([name])
         self._open.add(self._layers, peft_name(name))
         self.remove(name)
+
+    @contextmanager
+    def learning_only(self, names: Sequence[str]) -> Iterator[None]:
+        """Held open around a forward pass: of what learns, gradients flow to these adapters alone.
+
+        The others are constants of such a pass: `torch.autograd.grad` has nothing to give them.
+        """
+        self._require(names)
+        wanted = {id(parameter) for name in names for _, parameter in self._parameters(name)}
+        others = [p for p in self.trainable_parameters().values() if id(p) not in wanted]
+        for parameter in others:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            for parameter in others:
+                parameter.requires_grad_(True)
 
     def check(self) -> None:
         """Checks that exactly the parameters of the adapters that learn require gradients.

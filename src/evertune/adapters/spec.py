@@ -25,6 +25,7 @@ class AdapterSpec:
         target: Where adapters sit: a role (``attention_query_value``, ``attention``, ``mlp``), ``all-linear``, a list
             of module names, or a regular expression that matches whole module paths.
         layers: Indices of the layers that get adapters, in every stack; None for all.
+        num_frozen_layers: In place of `layers`: how many layers, counted from the bottom of every stack, get none.
         effective_rank: Of kind ``osf``: how many leading singular directions of a weight are kept as they are; a
             fraction (below 1) of the smaller side of the weight, or a number. None for half.
         start_from: A peft folder, or ``RUN/stages/NN-task``: its weights initialise the first adapter. A folder of the
@@ -38,6 +39,7 @@ class AdapterSpec:
     use_rslora: bool = False
     target: str | tuple[str, ...] = "attention_query_value"
     layers: tuple[int, ...] | None = None
+    num_frozen_layers: Annotated[int, Ge(0)] = 0
     effective_rank: Annotated[float, Gt(0)] | None = None
     start_from: Path | None = None
 

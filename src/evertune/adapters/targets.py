@@ -55,6 +55,8 @@ def resolve_targets(model: nn.Module, spec: AdapterSpec) -> Targets:
     paths = resolve_paths(model, modules, spec.target, key="adapter.target")
     if spec.layers is not None:
         paths = _in_layers(paths, spec.layers)
+    if spec.num_frozen_layers:
+        paths = _above(paths, spec.num_frozen_layers, model)
     everything = [path for path, _ in model.named_modules()]
     is_conv1d = all(isinstance(modules[path], Conv1D) for path in paths)
     return Targets(paths, tuple(sorted(_shortest_endings(paths, everything))), is_conv1d)
@@ -146,6 +148,32 @@ def _by_names(model: nn.Module, linear: Mapping[str, nn.Module], names: Iterable
 def _matching(name: str, paths: Iterable[str]) -> set[str]:
     """The paths that are `name` or end with it at a dot: how peft reads a list of targets."""
     return {path for path in paths if path == name or path.endswith(f".{name}")}
+
+
+_IN_LAYER = re.compile(r"(?:(?P<stack>.*?)\.)?(?P<index>\d+)\.")
+
+
+def _above(paths: tuple[str, ...], frozen: int, model: nn.Module) -> tuple[str, ...]:
+    """The paths in layers from index `frozen` on; every stack with a target must have such layers."""
+    layers = {path: found for path in paths if (found := _IN_LAYER.match(path))}
+    if not layers:
+        raise ConfigError(
+            "The targets are in no stack of layers, so none can be frozen.",
+            where="adapter.num_frozen_layers",
+            instead="Leave it out.",
+        )
+    stacks = {found["stack"] or "": 0 for found in layers.values()}
+    for path, _ in model.named_modules():
+        if (found := _IN_LAYER.match(f"{path}.")) and (found["stack"] or "") in stacks:
+            stacks[found["stack"] or ""] = max(stacks[found["stack"] or ""], int(found["index"]) + 1)
+    if short := {stack: count for stack, count in stacks.items() if count <= frozen}:
+        there = ", ".join(f"`{stack}` has {count} layers" for stack, count in short.items())
+        raise ConfigError(
+            f"With {frozen} frozen layers nothing would be left to learn: {there}.",
+            where="adapter.num_frozen_layers",
+            instead=f"Write at most {min(stacks.values()) - 1}.",
+        )
+    return tuple(path for path, found in layers.items() if int(found["index"]) >= frozen)
 
 
 def _in_layers(paths: tuple[str, ...], layers: Collection[int]) -> tuple[str, ...]:

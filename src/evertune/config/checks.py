@@ -14,7 +14,7 @@ from evertune.backbones.builtin import PREFIX
 from evertune.errors import Problem, did_you_mean
 from evertune.evaluation.config import EvaluationConfig
 from evertune.methods.base import Method
-from evertune.methods.stack import FIRST_STAGE, composition_problems
+from evertune.methods.stack import composition_problems
 from evertune.training.config import TrainConfig
 
 _ADAMW_ONLY = ("adam_beta1", "adam_beta2", "adam_epsilon")
@@ -92,8 +92,7 @@ def check_backbone(
         what = "needs the package bitsandbytes, which is not installed."
         yield written.problem("backbone.quantization", what, "Run `pip install 'evertune[quantization]'`.")
     for name, method in methods if backbone.quantization is not None else ():
-        # GORP without `full_rank` changes none.
-        if "trainable_base" in method.requires and method.adapters(FIRST_STAGE).base is not None:
+        if "trainable_base" in method.required():
             what = f"method {name} trains base weights, which a quantised model does not allow."
             yield written.problem("backbone.quantization", what, "Write `quantization: null`.")
     if (backbone.attn_implementation or "").startswith("flash_attention") and backbone.dtype == "float32":

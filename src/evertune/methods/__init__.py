@@ -17,5 +17,11 @@ METHODS = Registry(
         "migu": "evertune.methods.migu:MIGU",
         "gorp": "evertune.methods.gorp:GORP",
         "inf-lora": "evertune.methods.inf_lora:InfLoRA",
+        "ds-lora": "evertune.methods.ds_lora:DSLoRA",
+        "slsd": "evertune.methods.slsd:SLSD",
+        "ewc": "evertune.methods.ewc:EWC",
+        "lwf": "evertune.methods.lwf:LwF",
+        "a-gem": "evertune.methods.a_gem:AGEM",
+        "lora-ema": "evertune.methods.lora_ema:LoRAEMA",
     },
 )

@@ -42,6 +42,10 @@ def _unheard(text: str) -> None:
     """Where nobody listens."""
 
 
+def _no_batch(rows: Sequence[PromptTarget]) -> Batch:
+    raise AssertionError("nothing is trained here")
+
+
 @dataclass(frozen=True)
 class Context:
     """What a hook may look at.
@@ -53,8 +57,9 @@ class Context:
         backbone: The model family.
         seed: Seed of the run; derive from it with `evertune.randomness`.
         num_train_epochs: Epochs of each task of this stage, by task name (differs in multi-task training only).
-        batches: All rows of the stage once, in batches on the device, the same on every process; for `begin_task`
-            and `end_task`.
+        slow: The adapters that the methods declare as slow: shared by all tasks and meant to change little.
+        batches: All rows of the stage once, in batches on the device, the same on every process.
+        batch: Rows of any task of the stream as one batch on the device, cut to the lengths of this stage.
         computing: Held open while a hook runs the model, so that it computes in the type in which it learns.
         warn: Says a sentence to the user and keeps it for the report.
         derived: What hooks have computed from the rest and can compute again, by a name of their own: it goes with the
@@ -67,7 +72,9 @@ class Context:
     backbone: Backbone
     seed: int
     num_train_epochs: Mapping[str, float] = field(default_factory=dict)
+    slow: tuple[str, ...] = ()
     batches: Callable[[], Iterable[Batch]] = tuple
+    batch: Callable[[Sequence[PromptTarget]], Batch] = _no_batch
     computing: Callable[[], AbstractContextManager[Any]] = nullcontext
     warn: Callable[[str], None] = _unheard
     derived: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -90,9 +97,10 @@ class Method:
     Class attributes:
         owns: What only one method of a composition may decide: ``adapters``, ``optimizer``, ``stages``,
             ``earlier_rows`` (which rows of other tasks are mixed in).
-        requires: Capabilities, shown by ``describe`` and refused where they are missing: ``old_data`` (rows of earlier
-            tasks may be kept), ``task_id_at_test`` (the task of a test row is known), ``trainable_base`` (weights of
-            the base model change), ``new_adapters`` (adapters begin as it sets them, not from others).
+        requires: Capabilities that it can ask for, shown by ``describe`` and refused where they are missing:
+            ``old_data`` (rows of earlier tasks may be kept), ``task_id_at_test`` (the task of a test row is known),
+            ``trainable_base`` (weights of the base model change), ``new_adapters`` (adapters begin as it sets them,
+            not from others), ``slow_adapters`` (a method beside it declares some).
         adapter_kinds: Kinds of adapters that it works with, by their names in `evertune.adapters.kinds.ADAPTERS`;
             empty for those of the method beside it.
         term_keys: Which option scales a term of `step_loss`, by the term's name.
@@ -102,6 +110,10 @@ class Method:
     requires: ClassVar[frozenset[str]] = frozenset()
     adapter_kinds: ClassVar[frozenset[str]] = frozenset({"lora"})
     term_keys: ClassVar[Mapping[str, str]] = {}
+
+    def required(self) -> frozenset[str]:
+        """Which of `requires` it asks for with these options: all of them."""
+        return self.requires
 
     def stages(self, stream: Stream) -> tuple[Stage, ...]:
         """The stages of the run: one a task, in order."""
@@ -123,6 +135,10 @@ class Method:
     def kept_adapters(self, stage: Stage) -> tuple[str, ...]:
         """The adapters that are saved when a stage ends: those that learnt."""
         return self.adapters(stage).trainable
+
+    def slow_adapters(self, stage: Stage) -> tuple[str, ...]:
+        """The learning adapters that are shared by all tasks and meant to change little: none."""
+        return ()
 
     def param_groups(self, state: MethodState, context: Context) -> list[dict[str, Any]] | None:
         """Parameter groups with ``params``, ``lr`` and ``weight_decay``; None for one group of all that trains."""

@@ -81,6 +81,10 @@ class GORP(IncLoRA):
     owns: ClassVar[frozenset[str]] = frozenset({"adapters", "optimizer"})
     requires: ClassVar[frozenset[str]] = frozenset({"trainable_base"})
 
+    def required(self) -> frozenset[str]:
+        """Without `full_rank` no base weights change."""
+        return frozenset() if self.full_rank is None else self.requires
+
     def adapters(self, stage: Stage) -> AdapterPlan:
         """As inc-lora, and the base weights."""
         plan = super().adapters(stage)

@@ -43,6 +43,11 @@ def composition_problems(methods: Sequence[tuple[str, Method]], where: str = "me
         if len(owners) > 1:
             listed = " and ".join(f"`{name}`" for name in owners)
             problems.append(Problem(where, f"{listed} both decide on {title}.", "Keep one of them."))
+    if not any(method.slow_adapters(FIRST_STAGE) for _, method in methods):
+        for name, method in methods:
+            if "slow_adapters" in method.required():
+                what = f"`{name}` moves the slow adapters of a method, and none here has any."
+                problems.append(Problem(where, what, f"Write `[ds-lora, {name}]`, or `{{name: {name}, reach: all}}`."))
     return problems
 
 
@@ -86,6 +91,10 @@ class MethodStack:
     def kept_adapters(self, stage: Stage) -> tuple[str, ...]:
         """The adapters that are saved when a stage ends."""
         return self._owner("adapters").kept_adapters(stage)
+
+    def slow_adapters(self, stage: Stage) -> tuple[str, ...]:
+        """The adapters that are meant to change little."""
+        return self._owner("adapters").slow_adapters(stage)
 
     def param_groups(self, states: States, context: Context) -> list[dict[str, Any]] | None:
         """Parameter groups, from the first method that has any."""

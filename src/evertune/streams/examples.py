@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -33,7 +33,9 @@ class PromptTarget:
         prompt: The prompt in pieces; the whole prompt is their concatenation.
         target: The answer, without an end token.
         messages: For chat templates: the turns before the answer, ``{"role": ..., "content": ...}``.
-        tools: For chat templates: the tool schemas offered, as parsed JSON.
+        tools: The tool schemas offered, as parsed JSON: for chat templates, and for scorers of tool calls.
+        facts: What a scorer needs beside the answer, by the name that it asks for: JSON values (``tests``, ``rejected``).
+            No model reads them.
     """
 
     id: str
@@ -41,6 +43,7 @@ class PromptTarget:
     target: str
     messages: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def prompt_text(self) -> str:

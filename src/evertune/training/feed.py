@@ -71,6 +71,12 @@ class Feed:
         step_rows = [self._rows[row] for row in indices]
         return StepRows(batches, [row.id for row in step_rows], sum(row.length for row in step_rows))
 
+    def batch(self, rows: Sequence[PromptTarget]) -> Batch:
+        """Rows of any task as one batch on the device."""
+        self._encode(rows)
+        encoded = [self._encoded[row.id] for row in rows]
+        return self._job.context.backbone.collate(encoded).to(self._job.accelerator.device)
+
     def own_batches(self) -> Iterator[Batch]:
         """The stage's own rows once, those of like length together, on the device; the same on every process."""
         job = self._job

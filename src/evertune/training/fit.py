@@ -43,7 +43,7 @@ def fit(job: FitJob) -> FitResult:
     try:
         loop = _Loop(job)
         with (
-            job.methods.watch(job.states, job.context),
+            job.methods.watch(job.states, loop.job.context),
             job.console.progress(job.title, loop.feed.total_steps) as progress,
         ):
             loop.run(progress)
@@ -63,7 +63,6 @@ class _Loop:
     """State of a running stage."""
 
     def __init__(self, job: FitJob) -> None:
-        self.job = job
         self.step = 0
         self.counters = Counters()
         self.best: dict[str, dict[str, Tensor]] = {}
@@ -80,9 +79,10 @@ class _Loop:
             job.states.update(checkpoint.methods)
             job.context.bank.load_learning_tensors(checkpoint.adapters)
         self.feed = Feed(job)
-        self.context = replace(job.context, batches=self.feed.own_batches, computing=job.computing)
+        given = {"batches": self.feed.own_batches, "batch": self.feed.batch, "computing": job.computing}
+        self.job = job = replace(job, context=replace(job.context, **given))
         if checkpoint is None:
-            job.methods.begin_task(job.states, self.context)
+            job.methods.begin_task(job.states, job.context)
         self.stepper = Stepper(job, self.feed.total_steps)
         if checkpoint is not None:
             self._resume(checkpoint)
@@ -249,5 +249,5 @@ class _Loop:
             truncation=self.feed.truncation(),
             foreign_ids=self.feed.foreign_ids(self.step),  # asks the methods: before they end the task
         )
-        job.methods.end_task(job.states, self.context)
+        job.methods.end_task(job.states, job.context)
         return result
