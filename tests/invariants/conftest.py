@@ -59,6 +59,13 @@ NEEDS: dict[str, dict[str, Any]] = {
         "adapter": {"kind": "osf", "r": LEFT_OUT, "lora_alpha": LEFT_OUT},
         "train": {"adam_epsilon": 1e-4},
     },
+    "ds-lora": {"method": {"name": "ds-lora", "slow_learning_rate": 1e-4}},
+    "slsd": {
+        "method": [
+            {"name": "ds-lora", "slow_learning_rate": 1e-4},
+            {"name": "slsd", "probes": 12, "earlier_probes": 4, "cadence": 2},
+        ]
+    },
     "gorp": {"method": {"name": "gorp", "full_rank_learning_rate": 3e-4, "refresh_gap": 4}},
 }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
@@ -35,14 +34,14 @@ from evertune.adapters.layers import (
     stacked_factors,
     summed_tensors,
 )
-from evertune.adapters.learning import check_learning
+from evertune.adapters.learning import check_learning, held_constant
+from evertune.adapters.names import require, require_new
 from evertune.adapters.open_weights import OpenWeights
 from evertune.adapters.spec import AdapterPlan, AdapterSpec, BaseWeights
 from evertune.adapters.starting import read_start
 from evertune.adapters.summary import ParameterSummary, summarise
 from evertune.adapters.targets import Targets, resolve_targets
 from evertune.adapters.wrapped import WrappedModel
-from evertune.errors import RunError
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -112,7 +111,7 @@ class AdapterBank:
             ConfigError: If the targets match nothing (first adapter only).
             RunError: If the name is taken or not allowed.
         """
-        self._require_new(name)
+        require_new(name, self._names)
         config = self._config(name)
         # peft draws on the CPU, whatever the device of the model.
         with torch.random.fork_rng(devices=[]):
@@ -152,7 +151,7 @@ class AdapterBank:
         Raises:
             CheckpointError: As for `load`, or if it means nothing alone.
         """
-        self._require_new(name)
+        require_new(name, self._names)
         start = read_start(folder, self._spec, self._config(), self._base)
         self._fill(name, start.found, start.spec)
 
@@ -185,7 +184,7 @@ class AdapterBank:
 
     def remove(self, name: str) -> None:
         """Removes an adapter; where it was active, the plan goes on without it."""
-        self._require([name])
+        require([name], self._names)
         active, trainable = (tuple(n for n in names if n != name) for names in (self.active, self.trainable))
         rest = replace(self._plan, active=active, trainable=trainable)
         self._names.remove(name)
@@ -210,7 +209,7 @@ class AdapterBank:
             RunError: If the bank does not hold an adapter of the plan.
             ConfigError: As `open_base`; or if base weights of a module with an adapter are to learn.
         """
-        self._require(plan.active)
+        require(plan.active, self._names)
         self.open_base(plan.base)
         self._plan = plan
         if self._wrapped is not None:
@@ -242,26 +241,29 @@ class AdapterBank:
     @torch.no_grad()
     def merge(self, name: str) -> None:
         """Adds the change of an adapter to the base weights below it, which must be open, and removes the adapter."""
-        self._require([name])
+        require([name], self._names)
         self._open.add(self._layers, peft_name(name))
         self.remove(name)
 
-    @contextmanager
-    def learning_only(self, names: Sequence[str]) -> Iterator[None]:
+    def learning_only(self, names: Sequence[str]) -> AbstractContextManager[None]:
         """Held open around a forward pass: of what learns, gradients flow to these adapters alone.
 
         The others are constants of such a pass: `torch.autograd.grad` has nothing to give them.
         """
-        self._require(names)
+        require(names, self._names)
         wanted = {id(parameter) for name in names for _, parameter in self._parameters(name)}
-        others = [p for p in self.trainable_parameters().values() if id(p) not in wanted]
-        for parameter in others:
-            parameter.requires_grad_(False)
+        return held_constant([p for p in self.trainable_parameters().values() if id(p) not in wanted])
+
+    @contextmanager
+    def without(self, names: Sequence[str]) -> Iterator[None]:
+        """Held open around a forward pass: these of the learning adapters take no part in it."""
+        assert self._wrapped is not None
+        rest = [name for name in self._live() if name not in names]
+        self._wrapped.compute(rest, known=self._names[0], learn=rest)
         try:
             yield
         finally:
-            for parameter in others:
-                parameter.requires_grad_(True)
+            self._activate()
 
     def check(self) -> None:
         """Checks that exactly the parameters of the adapters that learn require gradients.
@@ -294,7 +296,7 @@ class AdapterBank:
 
     def adapter_tensors(self, name: str) -> dict[str, Tensor]:
         """Copies of an adapter's weights on the CPU, by their keys in a peft file."""
-        self._require([name])
+        require([name], self._names)
         return {key: parameter.detach().to("cpu", copy=True) for key, parameter in self._parameters(name)}
 
     @torch.no_grad()
@@ -304,7 +306,7 @@ class AdapterBank:
         Raises:
             CheckpointError: If names or shapes differ.
         """
-        self._require([name])
+        require([name], self._names)
         parameters = dict(self._parameters(name))
         check_tensors(tensors, parameters, where=f"adapter `{name}`")
         for key, parameter in parameters.items():
@@ -314,21 +316,18 @@ class AdapterBank:
             self._activate()
 
     def past_factors(self, names: Sequence[str] | None = None) -> dict[str, PastFactors]:
-        """The stacked low-rank factors of past adapters, for penalties: copies without gradient.
+        """The stacked low-rank factors of past adapters by module path, for penalties: copies without gradient.
 
         Args:
             names: Which, in this order; None for those that are active and do not learn.
-
-        Returns:
-            By module path in the base model; empty if there are none.
         """
         chosen = [name for name in self.active if name not in self.trainable] if names is None else names
-        self._require(chosen)
+        require(chosen, self._names)
         return stacked_factors(self._layers, [peft_name(name) for name in chosen])
 
     def factors(self, name: str) -> dict[str, Factors]:
         """The low-rank factors of one adapter by module path in the base model: its parameters, with gradient."""
-        self._require([name])
+        require([name], self._names)
         return live_factors(self._layers, peft_name(name))
 
     def observed(self) -> AbstractContextManager[dict[str, tuple[Tensor, Tensor]]]:
@@ -374,17 +373,6 @@ class AdapterBank:
 
     def _parameters(self, name: str) -> Iterable[tuple[str, nn.Parameter]]:
         return adapter_parameters(self._layers, peft_name(name))
-
-    def _require(self, names: Iterable[str]) -> None:
-        if missing := [name for name in names if name not in self._names]:
-            held = f"It holds: {', '.join(self._names)}." if self._names else "It holds none."
-            raise RunError(f"The bank has no adapter `{'`, `'.join(missing)}`.", instead=held)
-
-    def _require_new(self, name: str) -> None:
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-            raise RunError(f"`{name}` cannot name an adapter: letters, digits, `-` and `_` can.")
-        if name in self._names:
-            raise RunError(f"There is an adapter `{name}` already.")
 
     def _live(self) -> tuple[str, ...]:
         """The adapters that are computed one by one: those that learn, or else the last one of the plan."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 from torch import nn
 
@@ -22,3 +23,15 @@ def check_learning(model: nn.Module, wanted: Iterable[nn.Parameter]) -> None:
     problems += [f"{len(frozen)} parameters must train and do not: {', '.join(frozen[:3])}."] if frozen else []
     if problems:
         raise RunError(" ".join(problems))
+
+
+@contextmanager
+def held_constant(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Held open around a forward pass that these parameters, which learn, take part in as constants."""
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)

@@ -37,20 +37,26 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 
 @contextmanager
+def without_dropout(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with gradients; afterwards every module is in the mode in which it was."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients; afterwards every module is in the mode in which it was.
 
     Not `torch.inference_mode`: some models recompute rotary buffers in the forward pass, and a buffer made in inference
     mode cannot be trained through afterwards.
     """
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    with without_dropout(model), torch.no_grad():
+        yield
 
 
 class LanguageModel(ABC):
@@ -120,9 +126,9 @@ class LanguageModel(ABC):
             rows, max_source_length=max_source_length, max_target_length=max_target_length, answers=answers
         )
 
-    def label_ids(self, labels: Sequence[str]) -> list[tuple[int, ...]]:
-        """Ids of every label as an answer, with the end token."""
-        return self.rows.label_ids(labels)
+    def label_ids(self, labels: Sequence[str], *, ended: bool = True) -> list[tuple[int, ...]]:
+        """Ids of every label as an answer, with the end token; not `ended`, as the beginning of one, without."""
+        return self.rows.label_ids(labels, ended=ended)
 
     def filler(self, like: Encoded) -> Encoded:
         """The shortest row that the model can read; its empty id keeps its labels out of every sum."""

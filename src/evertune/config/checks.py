@@ -73,6 +73,9 @@ def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...],
     if rank is not None and rank >= 1 and not float(rank).is_integer():
         what = f"must be a share below 1 or a whole number, got {rank:g}."
         yield written.problem("adapter.effective_rank", what, f"Write for example {int(rank)}.")
+    if adapter.layers is not None and adapter.num_frozen_layers:
+        what = "`layers` says already which layers get adapters."
+        yield written.problem("adapter.num_frozen_layers", what, "Keep one of the two.")
     foreign = _LORA_OPTIONS if adapter.kind == "osf" else _OSF_OPTIONS
     for option in foreign:
         # A run's own configuration names every option: only what was changed is refused.

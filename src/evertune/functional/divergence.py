@@ -57,8 +57,8 @@ def top_distribution(logits: Tensor, k: int, temperature: float = 1.0) -> TopDis
 def top_divergence(logits: Tensor, teacher: TopDistribution, temperature: float = 1.0) -> Tensor:
     """KL divergence of a student from a teacher, of which all unlikely tokens count as one.
 
-    ``sum_{v in top} p_v (log p_v - log q_v) + p_rest (log p_rest - log q_rest)``: never above the divergence of the whole
-    distributions (by the data-processing inequality), and equal to it if the top holds the whole vocabulary.
+    ``sum_{v in top} p_v (log p_v - log q_v) + p_rest (log p_rest - log q_rest)``: never above the divergence of the
+    whole distributions (by the data-processing inequality), and equal to it if the top holds the whole vocabulary.
 
     Args:
         logits: The student's, ``(positions, vocabulary)``, with gradient.

@@ -231,3 +231,28 @@ def test_numbers_that_are_not_layers_stay(build):
     assert "decoder.block.{0..1}.layer.{0..2}.layer_norm" in patterns
     gaps = nn.ModuleDict({"layers": nn.ModuleDict({"0": nn.Linear(1, 1), "2": nn.Linear(1, 1), "10": nn.Linear(1, 1)})})
     assert [str(group) for group in module_tree(gaps)] == ["layers.{0,2,10}  Linear 1->1  x3  other"]
+
+
+def test_frozen_layers_are_counted_from_the_bottom_of_every_stack(build):
+    for name in ("t5", "llama"):
+        model = build(name)
+        upper = resolve_targets(model, AdapterSpec(num_frozen_layers=1)).paths
+        assert upper == resolve_targets(model, AdapterSpec(layers=(1,))).paths
+        assert len(upper) < len(resolve_targets(model, AdapterSpec()).paths)
+
+
+def test_freezing_every_layer_of_a_stack_is_refused(build):
+    with pytest.raises(ConfigError) as caught:
+        resolve_targets(build("t5"), AdapterSpec(num_frozen_layers=2))
+    (problem,) = caught.value.problems
+    assert problem.where == "adapter.num_frozen_layers"
+    assert "encoder.block" in problem.what
+    assert problem.instead == "Write at most 1."
+
+
+def test_layers_below_those_with_targets_count(build):
+    """Only the second layer has the target: freezing one leaves it, and freezing two would leave nothing."""
+    target = r"model\.layers\.1\.self_attn\.q_proj"
+    assert len(resolve_targets(build("llama"), AdapterSpec(target=target, num_frozen_layers=1)).paths) == 1
+    with pytest.raises(ConfigError):
+        resolve_targets(build("llama"), AdapterSpec(target=target, num_frozen_layers=2))

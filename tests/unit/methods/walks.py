@@ -40,9 +40,17 @@ class Walked:
 
 
 def walk(
-    folder: Path, method: Method, *, tasks: int = 2, spec: AdapterSpec | None = None, **options: Any
+    folder: Path,
+    method: Method,
+    *beside: Method,
+    tasks: int = 2,
+    spec: AdapterSpec | None = None,
+    **options: Any,
 ) -> Iterator[Walked]:
-    """Yields every stage twice: before it learns, with its adapters in place, and after it."""
+    """Yields every stage twice: before it learns, with its adapters in place, and after it.
+
+    The first method decides on the adapters; the state shown is that of the last one.
+    """
     stream = toy_stream(*[10] * tasks)
     bank = AdapterBank(toy_model(), spec or AdapterSpec(r=2, lora_alpha=4), task_type="causal_lm", base_path="toy")
     states: dict[str, MethodState] | None = None
@@ -54,12 +62,12 @@ def walk(
                 bank.add(name, seed=stage.index)
         bank.apply(plan)
         job = toy_job(
-            folder / str(stage.index), method, stream=stream, stage=stage, bank=bank, **{**OPTIONS, **options}
+            folder / str(stage.index), method, *beside, stream=stream, stage=stage, bank=bank, **{**OPTIONS, **options}
         )
         if states is not None:
             job.states.update(states)
         states = job.states
-        (state,) = states.values()
+        state = [*states.values()][-1]
         yield Walked(job, bank, state)
         fit(job)
         yield Walked(job, bank, state)

@@ -50,12 +50,12 @@ class Calm(Method):
     """A term of each scored token: the square of its log-partition."""
 
     def batch_loss(self, state: MethodState, context: Context, batch: Batch, output: LossOutput) -> dict[str, Tensor]:
-        return {"calm": calm(output.logits, batch.labels)}
+        return {"calm": calm(output.logits, output.extra["labels"])}
 
 
 def calm(logits: Tensor, labels: Tensor) -> Tensor:
-    scored = labels[:, 1:] != -100
-    return 0.1 * (logits[:, :-1].logsumexp(-1) ** 2 * scored).sum()
+    scored = labels != -100
+    return 0.1 * (logits.logsumexp(-1) ** 2 * scored).sum()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ def oracle(job: FitJob, rows: int, *, with_calm: bool = False, with_pull: bool =
             logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), reduction="sum", ignore_index=-100
         )
         data += likelihood.item()
-        total = total + (likelihood + (calm(logits, batch.labels) if with_calm else 0)) / count
+        total = total + (likelihood + (calm(logits[:, :-1], batch.labels[:, 1:]) if with_calm else 0)) / count
     if with_pull:
         total = total + sum((0.5 * (parameter**2).sum() for parameter in parameters.values()), start=torch.zeros(()))
     found = torch.autograd.grad(total, list(parameters.values()))
@@ -148,7 +148,7 @@ def test_terms_are_reported_as_they_enter(tmp_path: Path, sizes: tuple[int, ...]
     terms = Stepper(job, 1).take(batches_of(job, sizes)).terms
     assert terms.keys() == {"calm", "pull"}
     assert terms["pull"] == pytest.approx(0.5 * squares, rel=1e-5)
-    assert terms["calm"] == pytest.approx(calm(logits, whole.labels).item() / whole.count, rel=1e-4)
+    assert terms["calm"] == pytest.approx(calm(logits[:, :-1], whole.labels[:, 1:]).item() / whole.count, rel=1e-4)
 
 
 def test_filler_rows_count_for_nothing(tmp_path: Path) -> None:

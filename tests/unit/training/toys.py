@@ -65,7 +65,8 @@ class ToyBackbone:
 
     def loss(self, model: nn.Module, batch: Batch) -> LossOutput:
         logits = model(**batch.inputs, use_cache=False).logits.float()
-        return LossOutput(summed_loss(logits, batch.labels), batch.count, logits)
+        aligned = {"labels": batch.labels[:, 1:]}
+        return LossOutput(summed_loss(logits, batch.labels), batch.count, logits[:, :-1], aligned)
 
 
 def _letters(text: str) -> tuple[int, ...]:
@@ -136,7 +137,7 @@ def toy_job(
     stack = MethodStack(tuple((f"method-{n}", method) for n, method in enumerate(methods)))
     return FitJob(
         title="1/1 a",
-        context=Context(stream, stage, bank, backbone, 5, epochs),
+        context=Context(stream, stage, bank, backbone, 5, epochs, slow=stack.slow_adapters(stage)),
         methods=stack,
         states=stack.init_state(),
         config=config,

@@ -1,0 +1,220 @@
+"""SLSD: self-distillation from a small buffer of probes, which holds the slow adapter in place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from statistics import fmean
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt, Le
+
+from evertune.backbones.language_model import evaluating, without_dropout
+from evertune.functional.divergence import top_divergence
+from evertune.functional.sampling import lowest_priorities
+from evertune.methods.base import Context, Method, MethodState
+from evertune.methods.probes import Probe, ProbeBuffer, answer_logits, ask, entropy_bins
+from evertune.randomness import python_generator
+from evertune.streams.examples import PromptTarget
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_BUFFER, _ROWS = "slsd probes", "slsd rows"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SLSD(Method):
+    """Before the first step of a task the model answers some rows; while it learns, it is held to those answers.
+
+    The answers are those of the model itself at that moment: no second model is ever in memory. Rows come from the
+    running task and from earlier ones; of the running task only those that the model is sure of are kept. An answer is
+    kept as its `top_k` most likely tokens at each position and the mass of all others. The term `distillation` is
+
+    ``lambda_distillation * cadence * temperature^2 * mean over answer tokens of KL(then || now)``
+
+    on `batch_size` probes every `cadence` optimiser steps, both at `temperature` and without dropout: lambda means the
+    same per optimiser step at any cadence. Its gradient reaches the slow adapter alone, though all adapters take part
+    in the answer. Every probe is visited once before any is visited again.
+
+    Attributes:
+        probes: Most rows of the running task.
+        earlier_probes: Most rows of each earlier task; 0 keeps none of their rows.
+        selection: ``low_entropy``: rows that the model is sure of, by the mean entropy over the answer's tokens;
+            ``random``: any.
+        kept_fraction: Of the rows looked at, the share with the lowest entropy that is kept.
+        max_entropy: In place of `kept_fraction`: the highest entropy (nats) of a row that is kept.
+        lambda_distillation: Weight of the term; at 0 there are no probes, and nothing changes.
+        temperature: What logits are divided by.
+        top_k: Tokens kept at each position.
+        cadence: Optimiser steps from one distillation to the next.
+        batch_size: Probes at once.
+        reach: ``slow``: the slow adapters of the method beside it; ``all``: everything that learns, for methods without
+            a slow part.
+
+    Source: SLSD, the published code of DS-LoRA (2025), which filters by the entropy behind the last token (threshold
+    1.5), keeps whole logits of whole rows, has no temperature, visits one probe in ten, and lets the term reach both
+    adapters. Hinton et al. (2015), arXiv:1503.02531, for the temperature.
+    """
+
+    probes: Annotated[int, Ge(1)] = 500
+    earlier_probes: Annotated[int, Ge(0)] = 100
+    selection: Literal["low_entropy", "random"] = "low_entropy"
+    kept_fraction: Annotated[float, Gt(0), Le(1)] = 0.5
+    max_entropy: Annotated[float, Gt(0)] | None = None
+    lambda_distillation: Annotated[float, Ge(0)] = 0.5
+    temperature: Annotated[float, Gt(0)] = 2.0
+    top_k: Annotated[int, Ge(1)] = 64
+    cadence: Annotated[int, Ge(1)] = 1
+    batch_size: Annotated[int, Ge(1)] = 4
+    reach: Literal["slow", "all"] = "slow"
+
+    requires: ClassVar[frozenset[str]] = frozenset({"old_data", "slow_adapters"})
+    adapter_kinds: ClassVar[frozenset[str]] = frozenset()
+    term_keys: ClassVar[Mapping[str, str]] = {"distillation": "lambda_distillation"}
+
+    def required(self) -> frozenset[str]:
+        """Rows of earlier tasks, and a slow adapter, unless the options do without."""
+        spared = {"old_data": self.earlier_probes == 0, "slow_adapters": self.reach == "all"}
+        return self.requires - {capability for capability, without in spared.items() if without}
+
+    def init_state(self) -> MethodState:
+        """No probes."""
+        return MethodState(values={"step": 0, "rows": [], "earlier": [], "audit": {}})
+
+    def begin_task(self, state: MethodState, context: Context) -> None:
+        """Lets the model answer the probes."""
+        if not self.lambda_distillation:
+            return
+        state.values["step"] = 0
+        rows = _rows(context, state.values["earlier"])
+        own = [row for task in context.tasks for row in task.train]
+        python_generator(context.seed, "slsd candidates", context.stage.index).shuffle(own)
+        candidates, chosen = self._choose(self._ask(context, own))
+        earlier = list(self._ask(context, list(rows.values())))
+        state.values["audit"] = _audit(candidates, chosen, earlier)
+        if chosen or earlier:
+            buffer = ProbeBuffer.of([*chosen, *earlier])
+            buffer.save(state)
+            state.values["audit"]["bytes"] = buffer.nbytes
+        if not chosen:
+            key = f"max_entropy` ({self.max_entropy:g})" if self.max_entropy else "kept_fraction`"
+            context.warn(f"slsd: no row of {context.stage.name} passes `method.{key}: nothing holds it there")
+
+    def step_loss(self, state: MethodState, context: Context) -> Mapping[str, Tensor]:
+        """The distillation, in the steps that it is due in."""
+        step = state.values["step"]
+        state.values["step"] = step + 1
+        buffer = self._buffer(state, context)
+        if buffer is None or step % self.cadence:
+            return {}
+        places = self._visited(context, len(buffer.rows), step // self.cadence)
+        reached = context.bank.trainable if self.reach == "all" else context.slow
+        with context.bank.learning_only(reached), without_dropout(context.bank.model):
+            divergences = self._divergences(context, buffer, places)
+        weight = self.lambda_distillation * self.cadence * self.temperature**2
+        return {"distillation": weight * torch.cat(divergences).mean()}
+
+    def end_task(self, state: MethodState, context: Context) -> None:
+        """Measures how far the answers have moved, remembers which rows stay probes, and forgets the answers."""
+        buffer = self._buffer(state, context)
+        if buffer is None:
+            return
+        state.values["audit"]["divergence"] = self._moved(context, buffer)
+        state.values["earlier"] += list(state.values["audit"]["entropy"])[: self.earlier_probes]
+        ProbeBuffer.clear(state)
+
+    def facts(self, state: MethodState, context: Context) -> Mapping[str, Any]:
+        """What the filter kept, and how far the answers to the probes moved."""
+        return state.values["audit"]
+
+    def _ask(self, context: Context, rows: Sequence[PromptTarget]) -> Iterator[Probe]:
+        sizes = {"batch_size": self.batch_size, "top_k": self.top_k, "temperature": self.temperature}
+        return ask(context, rows, **sizes)
+
+    def _choose(self, probes: Iterator[Probe]) -> tuple[list[Probe], list[Probe]]:
+        """The rows that were looked at, and those of them that are kept."""
+        if self.selection == "random":
+            seen = list(islice(probes, self.probes))
+            return seen, seen
+        if self.max_entropy is not None:
+            seen, kept = [], []
+            for probe in probes:
+                seen.append(probe)
+                if probe.entropy < self.max_entropy:
+                    kept.append(probe)
+                if len(kept) == self.probes:
+                    break
+            return seen, kept
+        seen = list(islice(probes, math.ceil(self.probes / self.kept_fraction)))
+        count = min(self.probes, math.ceil(self.kept_fraction * len(seen)))
+        places = lowest_priorities([probe.entropy for probe in seen], [1] * len(seen), count)
+        return seen, [seen[place] for place in places]
+
+    def _visited(self, context: Context, count: int, turn: int) -> list[int]:
+        """The places of the probes of one distillation: batch by batch through one order after another."""
+        size = min(self.batch_size, count)
+        first, end = turn * size, (turn + 1) * size
+        laps = range(first // count, (end - 1) // count + 1)
+        orders = [python_generator(context.seed, "slsd order", context.stage.index, lap) for lap in laps]
+        places = [place for order in orders for place in order.sample(range(count), count)]
+        return places[first - laps[0] * count :][:size]
+
+    def _buffer(self, state: MethodState, context: Context) -> ProbeBuffer | None:
+        """The probes of the stage."""
+        if _BUFFER not in context.derived:
+            context.derived[_BUFFER] = buffer = ProbeBuffer.load(state)
+            context.derived[_ROWS] = _rows(context, buffer.rows if buffer else ())
+        return context.derived[_BUFFER]
+
+    def _divergences(self, context: Context, buffer: ProbeBuffer, places: Sequence[int]) -> list[Tensor]:
+        """The divergence at each position of the answers of some probes."""
+        rows = context.derived[_ROWS]
+        batch = context.batch([rows[buffer.rows[place]] for place in places])
+        with context.computing():
+            output = context.backbone.loss(context.bank.model, batch)
+        teacher = buffer.take(places).to(output.logits.device)
+        return [top_divergence(torch.cat(answer_logits(output)), teacher, self.temperature)]
+
+    def _moved(self, context: Context, buffer: ProbeBuffer) -> dict[str, float]:
+        """Mean divergence (nats per answer token) from the kept answers: of the model, and without its parts."""
+        learning = context.bank.trainable
+        left_out: dict[str, tuple[str, ...]] = {"all": ()}
+        if context.slow and len(learning) > len(context.slow):
+            left_out["slow"] = tuple(name for name in learning if name not in context.slow)
+            left_out["fast"] = context.slow
+        return {part: self._mean_divergence(context, buffer, without) for part, without in left_out.items()}
+
+    def _mean_divergence(self, context: Context, buffer: ProbeBuffer, without: Sequence[str]) -> float:
+        with context.bank.without(without), evaluating(context.bank.model):
+            parts = [
+                part
+                for start in range(0, len(buffer.rows), self.batch_size)
+                for part in self._divergences(
+                    context, buffer, range(start, min(start + self.batch_size, len(buffer.rows)))
+                )
+            ]
+        return torch.cat(parts).mean().item()
+
+
+def _rows(context: Context, ids: Sequence[str]) -> dict[str, PromptTarget]:
+    """Training rows of the stream by their ids, in the order of the stream."""
+    wanted = set(ids)
+    return {row.id: row for task in context.stream.tasks for row in task.train if row.id in wanted}
+
+
+def _audit(candidates: Sequence[Probe], chosen: Sequence[Probe], earlier: Sequence[Probe]) -> dict[str, Any]:
+    """What the filter kept."""
+    looked_at, kept = ([probe.entropy for probe in probes] for probes in (candidates, chosen))
+    return {
+        "candidates": len(candidates),
+        "kept": len(chosen),
+        "earlier": len(earlier),
+        "mean_entropy_of_candidates": fmean(looked_at) if looked_at else None,
+        "mean_entropy_of_kept": fmean(kept) if kept else None,
+        "entropy_bins": entropy_bins(looked_at, kept),
+        "entropy": {probe.id: round(probe.entropy, 4) for probe in chosen},
+    }
