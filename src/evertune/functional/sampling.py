@@ -1,4 +1,4 @@
-"""Which rows stay in a buffer: uniform sampling by random priorities, within a budget of rows or bytes."""
+"""Which rows stay in a buffer, by random priorities or by scores, within a budget of rows or bytes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ def lowest_priorities(priorities: Sequence[float], sizes: Sequence[int], budget:
     """The rows with the lowest priorities whose sizes fit together into a budget.
 
     With independent uniform priorities and sizes of one this is a uniform sample without replacement, and keeping it
-    while rows stream in is reservoir sampling: a row once dropped never comes back.
+    while rows stream in is reservoir sampling: a row once dropped never comes back. With scores it is the best rows.
 
     Args:
-        priorities: One random number per row.
+        priorities: One number per row; of equal ones the first row comes first.
         sizes: Cost of every row, at least 1, in the unit of the budget.
         budget: What the chosen rows may cost together.
 

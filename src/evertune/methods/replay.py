@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
@@ -10,6 +10,7 @@ from annotated_types import Ge, Gt
 
 from evertune.functional.sampling import fair_shares, lowest_priorities
 from evertune.methods.base import Context, Method, MethodState
+from evertune.methods.row_answers import mean_entropies, mean_losses
 from evertune.randomness import derive_seed, python_generator
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Task
@@ -23,19 +24,26 @@ class Replay(Method):
     ``replayed.jsonl`` of the stage.
 
     Attributes:
-        buffer: ``reservoir``: a uniform sample of all rows seen so far; ``balanced``: the same share for every task.
+        buffer: ``reservoir``: one budget for all rows seen so far, at random a uniform sample of them;
+            ``balanced``: the same share for every task.
         buffer_size: Size of the buffer, in `buffer_unit`.
         buffer_unit: ``rows``, or ``bytes`` of UTF-8 text (prompt and answer).
         ratio: Replayed rows per row of the running task in every epoch; they come on top of its own rows.
+        selection: Which rows a budget goes to: ``random``; ``low_entropy``: those whose answers the model is surest of;
+            ``surprise``: those whose answers it finds least likely, wrongly labelled ones among them. Both are means
+            over the tokens of the answer, taken in one pass over the task's rows when it has been learnt. A row keeps
+            what it had then: with ``reservoir`` the rows of all tasks compete by it.
 
     Source: Robins (1995), "Catastrophic forgetting, rehearsal and pseudorehearsal"; Chaudhry et al. (2019),
-    arXiv:1902.10486, for small buffers.
+    arXiv:1902.10486, for small buffers; Isele and Cosgun (2018), arXiv:1802.10269, for surprise; the published code of
+    DS-LoRA (2025) for low entropy, where it selects probes.
     """
 
     buffer: Literal["reservoir", "balanced"] = "balanced"
     buffer_size: Annotated[int, Ge(1)] = 1000
     buffer_unit: Literal["rows", "bytes"] = "rows"
     ratio: Annotated[float, Gt(0)] = 0.2
+    selection: Literal["random", "low_entropy", "surprise"] = "random"
 
     owns: ClassVar[frozenset[str]] = frozenset({"earlier_rows"})
     requires: ClassVar[frozenset[str]] = frozenset({"old_data"})
@@ -43,7 +51,7 @@ class Replay(Method):
 
     def init_state(self) -> MethodState:
         """An empty buffer."""
-        return MethodState(values={"buffer": []})
+        return MethodState(values={"buffer": []} if self.selection == "random" else {"buffer": [], "scores": {}})
 
     def train_data(
         self, state: MethodState, context: Context, rows: Sequence[PromptTarget], epoch: int
@@ -69,15 +77,28 @@ class Replay(Method):
             pools = [[row for rows in candidates.values() for row in rows]]
         else:
             pools = list(candidates.values())
+        priority = self._priority(state, context)
         state.values["buffer"] = [
             pool[index].id
             for pool, budget in zip(pools, budgets, strict=True)
             for index in lowest_priorities(
-                [derive_seed(context.seed, "priority", row.id) for row in pool],
+                [priority(row) for row in pool],
                 [self._size(row) for row in pool],
                 budget,
             )
         ]
+        if self.selection != "random":
+            scores = state.values["scores"]
+            state.values["scores"] = {id: scores[id] for id in state.values["buffer"]}
+
+    def _priority(self, state: MethodState, context: Context) -> Callable[[PromptTarget], float]:
+        """What orders rows, the first to be kept lowest; the stage's own rows are scored for it."""
+        if self.selection == "random":
+            return lambda row: derive_seed(context.seed, "priority", row.id)
+        scores: dict[str, float] = state.values["scores"]
+        scores |= mean_entropies(context) if self.selection == "low_entropy" else mean_losses(context)
+        sign = 1 if self.selection == "low_entropy" else -1
+        return lambda row: sign * scores[row.id]
 
     def _budgets(self, pools: list[list[PromptTarget]]) -> list[int]:
         if self.buffer == "reservoir":

@@ -23,6 +23,8 @@ from evertune.streams.examples import PromptTarget
 if TYPE_CHECKING:
     from torch import Tensor
 
+# Mass outside the kept tokens, on average: above it, a warning.
+_MUCH = 0.05
 _BUFFER, _ROWS = "slsd probes", "slsd rows"
 
 
@@ -48,7 +50,8 @@ class SLSD(Method):
         kept_fraction: Of the rows looked at, the share with the lowest entropy that is kept.
         max_entropy: In place of `kept_fraction`: the highest entropy (nats) of a row that is kept.
         lambda_distillation: Weight of the term; at 0 there are no probes, and nothing changes.
-        temperature: What logits are divided by.
+        temperature: What logits are divided by. Above 1 much of a distribution lies outside its most likely tokens, of
+            which nothing but the mass is kept: raise `top_k` with it. A warning is given where it is over a twentieth.
         top_k: Tokens kept at each position.
         cadence: Optimiser steps from one distillation to the next.
         batch_size: Probes at once.
@@ -56,7 +59,7 @@ class SLSD(Method):
             a slow part.
 
     Source: SLSD, the published code of DS-LoRA (2025), which filters by the entropy behind the last token (threshold
-    1.5), keeps whole logits of whole rows, has no temperature, visits one probe in ten, and lets the term reach both
+    1.5), keeps whole logits of whole rows, visits one probe in ten, and lets the term reach both
     adapters. Hinton et al. (2015), arXiv:1503.02531, for the temperature.
     """
 
@@ -66,7 +69,7 @@ class SLSD(Method):
     kept_fraction: Annotated[float, Gt(0), Le(1)] = 0.5
     max_entropy: Annotated[float, Gt(0)] | None = None
     lambda_distillation: Annotated[float, Ge(0)] = 0.5
-    temperature: Annotated[float, Gt(0)] = 2.0
+    temperature: Annotated[float, Gt(0)] = 1.0
     top_k: Annotated[int, Ge(1)] = 64
     cadence: Annotated[int, Ge(1)] = 1
     batch_size: Annotated[int, Ge(1)] = 4
@@ -99,7 +102,9 @@ class SLSD(Method):
         if chosen or earlier:
             buffer = ProbeBuffer.of([*chosen, *earlier])
             buffer.save(state)
-            state.values["audit"]["bytes"] = buffer.nbytes
+            rest = buffer.answers.rest.exp().mean().item()
+            state.values["audit"] |= {"bytes": buffer.nbytes, "mass_not_kept": rest}
+            self._warn_of_rest(context, rest)
         if not chosen:
             key = f"max_entropy` ({self.max_entropy:g})" if self.max_entropy else "kept_fraction`"
             context.warn(f"slsd: no row of {context.stage.name} passes `method.{key}: nothing holds it there")
@@ -134,6 +139,13 @@ class SLSD(Method):
     def _ask(self, context: Context, rows: Sequence[PromptTarget]) -> Iterator[Probe]:
         sizes = {"batch_size": self.batch_size, "top_k": self.top_k, "temperature": self.temperature}
         return ask(context, rows, **sizes)
+
+    def _warn_of_rest(self, context: Context, rest: float) -> None:
+        if rest > _MUCH:
+            text = (
+                f"slsd: the {self.top_k} most likely tokens leave out {rest:.0%} of the answers of {context.stage.name}"
+            )
+            context.warn(f"{text}: raise `method.top_k`, or lower `method.temperature` ({self.temperature:g})")
 
     def _choose(self, probes: Iterator[Probe]) -> tuple[list[Probe], list[Probe]]:
         """The rows that were looked at, and those of them that are kept."""
