@@ -12,8 +12,21 @@ from evertune.cli import app
 from evertune.errors import EvertuneError
 from tests.e2e.conftest import Cli
 
-VERBS = ("run", "validate", "inspect", "evaluate", "report", "export", "generate", "list", "describe", "init", "doctor")
-LATER = ("plan", "rehearse", "launch", "prepare", "compare", "gate", "train", "sweep")
+VERBS = (
+    "run",
+    "validate",
+    "prepare",
+    "inspect",
+    "evaluate",
+    "report",
+    "export",
+    "generate",
+    "list",
+    "describe",
+    "init",
+    "doctor",
+)
+LATER = ("plan", "rehearse", "launch", "compare", "gate", "train", "sweep")
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

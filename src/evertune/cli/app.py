@@ -21,6 +21,7 @@ from evertune.cli.init import init
 from evertune.cli.inspect import inspect
 from evertune.cli.listing import list_kind
 from evertune.cli.output import silence
+from evertune.cli.prepare import prepare
 from evertune.cli.report import report
 from evertune.cli.run import run
 from evertune.cli.validate import validate
@@ -30,6 +31,7 @@ from evertune.errors import EvertuneError, InputError, did_you_mean
 _VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "run": (run, "Learn a stream of tasks, and score all of them."),
     "validate": (validate, "Check a configuration, its rows and its model."),
+    "prepare": (prepare, "Turn raw public files into the rows of a stream."),
     "inspect": (inspect, "Show rows as the model sees them."),
     "evaluate": (evaluate, "Score a stage of a run again, or other rows."),
     "report": (report, "Write the report of a run again."),

@@ -56,7 +56,7 @@ def first_sentence(thing: Any) -> str:
     """The first paragraph of a docstring, in one line."""
     own = thing if inspect.isclass(thing) or inspect.isfunction(thing) else type(thing)
     if isinstance(thing, Metric):
-        own = thing.corpus or thing.per_row
+        own = thing.function
     return plain_text(" ".join((inspect.getdoc(own) or "").split("\n\n")[0].split()))
 
 

@@ -9,6 +9,7 @@ STREAMS = Registry(
     "stream",
     {
         "cl-benchmark": "evertune.streams.cl_benchmark:CLBenchmark",
+        "five-tasks": "evertune.streams.five_tasks:FiveTasks",
         "instructions": "evertune.streams.instructions:Instructions",
         "synthetic": "evertune.streams.demo:Synthetic",
     },

@@ -55,7 +55,7 @@ def parse_conversation(messages: Any, tools: Any = None) -> Conversation:
     target = _target(turns[last])
     if not target.strip():
         raise BadConversation("The last assistant turn is blank.")
-    return Conversation(tuple(turns[:last]), target, _tools(tools), len(turns) - last - 1)
+    return Conversation(tuple(turns[:last]), target, parse_tools(tools), len(turns) - last - 1)
 
 
 def _turn(message: Any, number: int) -> dict[str, Any]:
@@ -110,7 +110,15 @@ def _target(turn: Mapping[str, Any]) -> str:
     return f"{turn['content']}\n{calls}" if turn["content"].strip() else calls
 
 
-def _tools(tools: Any) -> tuple[Mapping[str, Any], ...]:
+def parse_tools(tools: Any) -> tuple[Mapping[str, Any], ...]:
+    """The tool schemas of a row.
+
+    Args:
+        tools: A list of schemas, the same as JSON text, or None.
+
+    Raises:
+        BadConversation: If it is something else.
+    """
     if isinstance(tools, str):
         tools = _json(tools or "[]", "`tools`")
     if tools is None:

@@ -34,8 +34,8 @@ class PromptTarget:
         target: The answer, without an end token.
         messages: For chat templates: the turns before the answer, ``{"role": ..., "content": ...}``.
         tools: The tool schemas offered, as parsed JSON: for chat templates, and for scorers of tool calls.
-        facts: What a scorer needs beside the answer, by the name that it asks for: JSON values (``tests``, ``rejected``).
-            No model reads them.
+        facts: What a scorer needs beside the answer, by the name that it asks for: JSON values (``tests``,
+            ``rejected``). No model reads them.
     """
 
     id: str

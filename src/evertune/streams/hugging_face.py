@@ -97,7 +97,13 @@ def read_saved_folder(path: Path, shown: str, *, split: Split, bad: BadRows) -> 
 
 
 def read_hub(
-    name: str, *, subset: str | None, split_name: str | None, revision: str | None, split: Split
+    name: str,
+    *,
+    subset: str | None,
+    split_name: str | None,
+    revision: str | None,
+    split: Split,
+    folder: str | None = None,
 ) -> tuple[list[dict[str, Any]], str]:
     """Rows of a data set of the Hugging Face hub.
 
@@ -107,6 +113,7 @@ def read_hub(
         split_name: Its split, or a slice of one (``train[:90%]``); None takes the usual name of `split`.
         revision: Branch, tag or commit.
         split: What the rows are for.
+        folder: Its folder, where only a part of it is meant.
 
     Returns:
         The rows, and the commit they are of (empty if `datasets` does not say).
@@ -121,7 +128,11 @@ def read_hub(
     try:
         # With this prefix a local folder of the same name is not read instead.
         dataset = load_dataset(
-            f"hf://datasets/{name}", subset, split=split_name or _SPLIT_NAMES[split][0], revision=revision
+            f"hf://datasets/{name}",
+            subset,
+            data_dir=folder,
+            split=split_name or _SPLIT_NAMES[split][0],
+            revision=revision,
         )
     except (OSError, ValueError, KeyError, RuntimeError, DatasetsError) as error:
         raise DataError(

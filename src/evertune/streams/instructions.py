@@ -6,23 +6,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated
 
 from annotated_types import Ge, Gt, Len, Lt
 
 from evertune.console import Console
 from evertune.errors import ConfigError, Problem, did_you_mean
+from evertune.metrics import METRICS
 from evertune.streams.audit import overlap, say_findings
 from evertune.streams.bad_rows import BadRows
 from evertune.streams.examples import PromptTarget
-from evertune.streams.prompts import CHAT, Template, chat_turns, parse_template
+from evertune.streams.prompts import CHAT, Template, parse_template, prompt_target
 from evertune.streams.row_formats import FORMATS, KNOWN_KEYS, MESSAGES, CheckedRow, known_labels, label_problem
 from evertune.streams.sources import HubData, Read, Sources, as_sources, common_folder, read_sources, source_names
 from evertune.streams.splits import NO_ROWS, SplitRows, build_task, carve_rows
 from evertune.streams.task import SPLITS, Split, Stream, Task
 from evertune.streams.task_names import check_task_names
 
-MetricName = Literal["exact_match", "accuracy", "f1", "rouge1", "rougeL"]
+MetricName = Annotated[str, METRICS]
 _NEED_LABELS = ("accuracy", "f1")
 Cap = Annotated[int, Ge(1)] | None
 
@@ -40,8 +41,9 @@ class TaskSource:
         template: ``none`` (instruction, newline, input, nothing added), ``alpaca``, ``llama-inst``, ``chat`` (the chat
             template of the model's tokenizer), or a text with ``{instruction}`` and ``{input}`` in it.
         columns: Our key to the column name of the files: ``{input: "Tweet text", output: Label}``.
-        metrics: How answers are scored; the first is the task's score. By default ``exact_match`` for tasks with labels
-            and ``rougeL`` for free text, of which hardly any answer is met exactly.
+        metrics: How answers are scored; the first is the task's score, the others are reported beside it. By default
+            ``exact_match`` for tasks with labels and ``rougeL`` for free text, of which hardly any answer is met
+            exactly.
         labels: The closed set of answers. Rows with a ``label`` key have those of their training rows by default;
             others are free text.
         instruction: Put before the input of rows that have no instruction of their own.
@@ -140,6 +142,7 @@ class Instructions:
             seed=seed,
             labels=labels,
             metric=task.metrics[0] if task.metrics else ("exact_match" if labels else "rougeL"),
+            metrics=task.metrics[1:],
             notes=list(_notes(read, labels)),
             stamps=[f"{shared} of {len(dev.rows)} dev rows are test rows (allow_dev_is_test)."] if shared else [],
         )
@@ -179,8 +182,8 @@ def _checked_options(tasks: Sequence[TaskSource]) -> list[Template]:
             what = f"The keys [{', '.join(task.columns)}] are not of one row format."
             problems.append(Problem(f"{where}.columns", what, f"The formats are {names}."))
         for metric in task.metrics:
-            if metric not in get_args(MetricName):
-                hint = did_you_mean(metric, get_args(MetricName))
+            if metric not in METRICS:
+                hint = did_you_mean(metric, METRICS.names())
                 problems.append(Problem(f"{where}.metrics", f"There is no metric `{metric}`.", hint))
         for split in SPLITS:
             if getattr(task, split) is not None and not as_sources(getattr(task, split)):
@@ -249,7 +252,7 @@ def _misfits(task: TaskSource, template: Template, splits: Mapping[Split, Read],
         instead = "Write `system` for messages." if MESSAGES in formats else "Remove `instruction`."
         yield Problem(f"{where}.instruction", "Rows have instructions of their own.", instead)
     if template.name == "custom":
-        has_instruction = bool(task.instruction) or any(row.instruction for row in rows)
+        has_instruction = bool(task.instruction) or any(row.instruction or row.tools for row in rows)
         found = {"instruction": has_instruction, "input": any(row.input for row in rows)}
         for name, present in found.items():
             if present and name not in template.fields:
@@ -270,10 +273,16 @@ def _example(task: TaskSource, template: Template, row: CheckedRow, id: str) -> 
     if row.turns:
         start = ({"role": "system", "content": task.system},) if task.system else ()
         return PromptTarget(id, (), row.output, messages=(*start, *row.turns), tools=row.tools)
-    instruction = row.instruction or task.instruction
-    if template.name == CHAT:
-        return PromptTarget(id, (), row.output, messages=chat_turns(instruction, row.input, task.system))
-    return PromptTarget(id, template.render(instruction, row.input), row.output)
+    return prompt_target(
+        id,
+        template,
+        instruction=row.instruction or task.instruction,
+        input=row.input,
+        output=row.output,
+        system=task.system,
+        tools=row.tools,
+        facts=row.facts,
+    )
 
 
 def _notes(read: Mapping[Split, Read], labels: tuple[str, ...] | None) -> Iterator[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import string
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from evertune.errors import ConfigError, did_you_mean
-from evertune.streams.examples import Segment
+from evertune.streams.examples import PromptTarget, Segment
 
 CHAT = "chat"
 _FIELDS = ("instruction", "input")
@@ -79,6 +80,48 @@ def chat_turns(instruction: str, input: str, system: str) -> tuple[Mapping[str, 
     asked = "\n".join(text for text in (instruction, input) if text)
     start = ({"role": "system", "content": system},) if system else ()
     return (*start, {"role": "user", "content": asked})
+
+
+def with_tools(instruction: str, tools: Sequence[Mapping[str, Any]]) -> str:
+    """The instruction with the schemas of the tools behind it, for templates that have no place of their own for them.
+
+    Being part of the instruction, they are never cut.
+    """
+    return f"{instruction}\n{json.dumps(list(tools), ensure_ascii=False)}".lstrip("\n") if tools else instruction
+
+
+def prompt_target(
+    id: str,
+    template: Template,
+    *,
+    instruction: str,
+    input: str,
+    output: str,
+    system: str = "",
+    tools: Sequence[Mapping[str, Any]] = (),
+    facts: Mapping[str, Any] | None = None,
+) -> PromptTarget:
+    """A row in its template.
+
+    Args:
+        id: Its id.
+        template: The template; `CHAT` leaves the prompt to the tokenizer.
+        instruction: The instruction, may be empty.
+        input: The input text, may be empty.
+        output: The answer.
+        system: System turn, for `CHAT` alone.
+        tools: Schemas of the tools on offer; they always stand in the prompt.
+        facts: What scorers need beside the answer.
+
+    Returns:
+        The row.
+    """
+    facts = facts or {}
+    if template.name == CHAT:
+        turns = chat_turns(instruction, input, system)
+        return PromptTarget(id, (), output, messages=turns, tools=tuple(tools), facts=facts)
+    prompt = template.render(with_tools(instruction, tools), input)
+    return PromptTarget(id, prompt, output, tools=tuple(tools), facts=facts)
 
 
 def parse_template(text: str, *, where: str = "template") -> Template:

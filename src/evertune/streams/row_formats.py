@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from evertune.errors import did_you_mean
 from evertune.streams.bad_rows import BadRows
-from evertune.streams.conversations import BadConversation, parse_conversation
+from evertune.streams.conversations import BadConversation, parse_conversation, parse_tools
 from evertune.streams.readers import RawRow
 
 
@@ -44,11 +44,12 @@ class RowFormat:
 
 
 MESSAGES = RowFormat("{messages: [...]}", input="", output="messages")
+INSTRUCTION = RowFormat("{instruction, input, output}", input="input", output="output", instruction="instruction")
 SENTENCE_LABEL = RowFormat("{sentence, label}", input="sentence", output="label", labelled=True)
 # A row is of the first format that fits.
 FORMATS: tuple[RowFormat, ...] = (
     MESSAGES,
-    RowFormat("{instruction, input, output}", input="input", output="output", instruction="instruction"),
+    INSTRUCTION,
     RowFormat("{prompt, completion}", input="prompt", output="completion"),
     RowFormat("{prompt, answer}", input="prompt", output="answer"),
     SENTENCE_LABEL,
@@ -68,8 +69,9 @@ class CheckedRow:
         input: The input text.
         output: The answer.
         turns: For messages: the turns before the answer.
-        tools: For messages: the tool schemas on offer.
+        tools: For messages, and rows of {instruction, input, output}: the tool schemas on offer.
         unused_turns: For messages: number of turns after the answer.
+        facts: For rows of {instruction, input, output}: what scorers need, `PromptTarget.facts`.
     """
 
     where: str
@@ -80,6 +82,7 @@ class CheckedRow:
     turns: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     unused_turns: int = 0
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def recognise(rows: Sequence[RawRow], columns: Mapping[str, str], bad: BadRows) -> RowFormat | None:
@@ -181,7 +184,28 @@ def _checked(
     if not instruction.strip() and not text.strip():
         names = [f"`{columns.get(key, key)}`" for key in (row_format.instruction, row_format.input) if key]
         raise _BadRow(f"The prompt is blank: there is no text in {' or '.join(names)}.")
-    return CheckedRow(where, number, instruction, text, _answer(values, row_format, columns))
+    answer = _answer(values, row_format, columns)
+    if row_format is not INSTRUCTION:
+        return CheckedRow(where, number, instruction, text, answer)
+    tools = parse_tools(values.get("tools"))
+    _refuse_surrogates(json.dumps(tools, ensure_ascii=False), "tools")
+    return CheckedRow(where, number, instruction, text, answer, tools=tools, facts=_facts(values))
+
+
+def _facts(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What a row of {instruction, input, output} says for scorers: a reply that is worse, tests that code must pass."""
+    facts: dict[str, Any] = {}
+    if values.get("rejected") is not None:
+        facts["rejected"] = _text(values["rejected"], "rejected")
+        if not facts["rejected"].strip():
+            raise _BadRow("The reply `rejected` is blank.", "Fill it in, or leave the key out.")
+    tests = values.get("tests")
+    if tests is not None:
+        several = [tests] if isinstance(tests, str) else tests
+        if not isinstance(several, list) or not all(isinstance(test, str) and test.strip() for test in several):
+            raise _BadRow(f"`tests` is {_shown(tests)}, not a list of statements.", "Write a list of texts.")
+        facts["tests"] = [_text(test, "tests") for test in several]
+    return facts
 
 
 def _checked_messages(where: str, number: int, values: Mapping[str, Any]) -> CheckedRow:

@@ -7,8 +7,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evertune.metrics.base import Metric
+from evertune.metrics.chosen import with_companions
 from evertune.randomness import python_generator
 from evertune.streams.audit import audit, prompt_key
+from evertune.streams.bad_rows import BadRows
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import SPLITS, Split, SplitRecord, Task
 
@@ -121,6 +124,10 @@ def hash_rows(rows: Sequence[PromptTarget]) -> str:
         content: dict[str, object] = {"id": row.id, "prompt": row.prompt_text, "target": row.target}
         if row.messages:
             content |= {"messages": row.messages, "tools": row.tools}
+        elif row.tools:
+            content["tools"] = row.tools
+        if row.facts:
+            content["facts"] = row.facts
         line = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()
@@ -134,6 +141,7 @@ def build_task(
     seed: int,
     labels: tuple[str, ...] | None,
     metric: str,
+    metrics: tuple[str, ...] = (),
     group: str = "",
     notes: Sequence[str] = (),
     stamps: Sequence[str] = (),
@@ -147,12 +155,17 @@ def build_task(
         seed: The seed of the run.
         labels: The closed set of answers, or None.
         metric: How answers are scored.
+        metrics: Further metrics to compute.
         group: Group of the task.
         notes: Sentences for the audit.
         stamps: Sentences that belong on every report of the run.
 
     Returns:
         The task.
+
+    Raises:
+        ConfigError: If there is no such metric.
+        DataError: If rows that will be scored lack what a metric must know of them; with the first 20.
     """
     capped = {split: _capped(splits[split], caps[split], task=name, split=split, seed=seed) for split in SPLITS}
     rows: dict[Split, tuple[PromptTarget, ...]] = {split: tuple(capped[split].rows) for split in SPLITS}
@@ -160,6 +173,7 @@ def build_task(
         split: SplitRecord(each.sources, hash_rows(each.rows), len(each.rows), each.available, each.rule)
         for split, each in capped.items()
     }
+    _check_facts((*rows["dev"], *rows["test"]), with_companions((metric, *metrics), where=name))
     findings = audit(rows, labels)
     return Task(
         name=name,
@@ -168,7 +182,23 @@ def build_task(
         test=rows["test"],
         labels=labels,
         metric=metric,
+        metrics=metrics,
         group=group,
         splits=records,
         audit={**findings, "notes": list(notes), "stamps": list(stamps)},
     )
+
+
+def _check_facts(rows: Sequence[PromptTarget], metrics: Sequence[Metric]) -> None:
+    """Refuses rows that a metric cannot score, before anything is trained.
+
+    Raises:
+        DataError: With the first 20.
+    """
+    bad = BadRows()
+    for row in rows:
+        # Metrics that are reported beside one another need the same: the first to miss something says so.
+        lacking = {name: (metric, what) for metric in reversed(metrics) for name, what in metric.lacking(row.facts)}
+        for name, (metric, what) in lacking.items():
+            bad.add(row.id, f"{what} The metric {metric.name} needs it.", f"Add `{name}`, or name another metric.")
+    bad.raise_if_any()

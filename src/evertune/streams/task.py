@@ -41,7 +41,8 @@ class Task:
         dev: Rows carved from train: what evaluation while training uses. May be empty.
         test: Rows that fill the accuracy matrix; they never select anything.
         labels: The closed set of answers of a classification task, in option order; None for free text.
-        metric: Name in `evertune.metrics.METRICS`: ``exact_match``, ``accuracy``, ``f1``, ``rouge1``, ``rougeL``.
+        metric: Name in `evertune.metrics.METRICS` of what is the task's score.
+        metrics: Names of further metrics to compute.
         group: Group of the task in its benchmark (``TC``), empty if none.
         splits: Record of each split.
         audit: Findings to show and keep: ``duplicates`` (within and across splits), ``invalid_labels`` (list of ids),
@@ -54,6 +55,7 @@ class Task:
     test: tuple[PromptTarget, ...]
     labels: tuple[str, ...] | None = None
     metric: str = "exact_match"
+    metrics: tuple[str, ...] = ()
     group: str = ""
     splits: Mapping[str, SplitRecord] = field(default_factory=dict)
     audit: Mapping[str, Any] = field(default_factory=dict)

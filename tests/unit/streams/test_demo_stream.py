@@ -52,6 +52,6 @@ def test_wrong_options(console):
 
 
 def test_every_registered_stream_is_a_configuration_section():
-    assert STREAMS.names() == ["cl-benchmark", "instructions", "synthetic"]
+    assert STREAMS.names() == ["cl-benchmark", "five-tasks", "instructions", "synthetic"]
     for name in STREAMS.names():
         assert TypeAdapter(STREAMS.get(name)).json_schema()["type"] == "object"

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from evertune.config.json_schema import section_schema
 from evertune.errors import ConfigError, DataError
+from evertune.metrics import METRICS
 from evertune.streams.instructions import Instructions, TaskSource
 from evertune.streams.sources import HubData
 
@@ -278,8 +280,10 @@ def test_options_are_a_configuration_section():
     assert second.train == HubData(path="hub:o/n", split="train", revision="main")
     schema = json.dumps(adapter.json_schema())
     assert '"llama-inst"' not in schema  # a template is free text
-    assert '"rougeL"' in schema
-    for wrong in ({"metrics": ["bleu"]}, {"labels": ["one"]}, {"train": {"path": "o/n"}}, {"max_train_samples": 0}):
+    assert section_schema(Instructions)["properties"]["tasks"]["items"]["properties"]["metrics"]["items"] == {
+        "enum": METRICS.names()
+    }
+    for wrong in ({"labels": ["one"]}, {"train": {"path": "o/n"}}, {"max_train_samples": 0}):
         with pytest.raises(ValidationError):
             adapter.validate_python({"tasks": [{"name": "a", "train": "x", **wrong}]})
     with pytest.raises(ValidationError):
