@@ -16,6 +16,7 @@ from evertune.backbones import BACKBONES
 from evertune.backbones.base import Backbone
 from evertune.console import Console
 from evertune.errors import ConfigError, Problem, did_you_mean
+from evertune.evaluation.measuring import execution_problem
 from evertune.files import read_tensors
 from evertune.methods.stack import MethodStack
 from evertune.randomness import derive_seed
@@ -153,8 +154,8 @@ def check_tasks(settings: RunSettings, stream: Stream) -> None:
     """Checks what can only be checked with the tasks known.
 
     Raises:
-        ConfigError: If `per_task` names an unknown task, rows that are needed are missing, or multi-task training is
-            given options of single tasks that it cannot follow.
+        ConfigError: If `per_task` names an unknown task, rows that are needed are missing, a metric runs code where
+            that is not allowed, or multi-task training is given options of single tasks that it cannot follow.
     """
     problems = [
         Problem(
@@ -168,8 +169,11 @@ def check_tasks(settings: RunSettings, stream: Stream) -> None:
     for index, task in enumerate(stream.tasks):
         if not task.train:
             problems.append(Problem(settings.where("stream"), f"Task `{task.name}` has no training rows."))
-        during = settings.for_task(task.name, index).evaluation.during_training
-        if during != "none" and not task.dev:
+        evaluation = settings.for_task(task.name, index).evaluation
+        problem = execution_problem(task, evaluation)
+        if problem is not None:
+            problems.append(dataclasses.replace(problem, where=settings.where(problem.where)))
+        if evaluation.during_training != "none" and not task.dev:
             problems.append(
                 Problem(
                     settings.where("evaluation.during_training"),

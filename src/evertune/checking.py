@@ -15,6 +15,7 @@ from evertune.backbones.loading import build_skeleton, load_row_encoder
 from evertune.backbones.location import resolve_path
 from evertune.console import Console
 from evertune.errors import CapabilityError, ConfigError, DataError, InputError, Problem
+from evertune.evaluation.safety_prompts import read_safety_prompts
 from evertune.methods.stack import FIRST_STAGE, MethodStack
 from evertune.settings import RunSettings, StageSettings
 from evertune.streams.examples import PromptTarget
@@ -57,6 +58,7 @@ def check_parts(settings: RunSettings, console: Console) -> Checked:
         raise InputError(problems)
     encoder, notes = loaded
     cut = _tried(lambda: check_rows(settings, stream, encoder), problems)
+    _tried(lambda: check_safety_prompts(settings, encoder), problems)
     if cut is None or problems:
         raise InputError(problems)
     return Checked(stream, notes, cut)
@@ -66,7 +68,7 @@ class Encoder(Protocol):
     """Encodes rows: a backbone, or its tokenizer alone."""
 
     def encode(
-        self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int
+        self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int, answers: bool = True
     ) -> Sequence[Encoded]:
         """Token ids of every row."""
         ...
@@ -89,6 +91,22 @@ def check_rows(settings: RunSettings, stream: Stream, encoder: Encoder) -> dict[
     if problems:
         raise DataError(problems)
     return cut
+
+
+def check_safety_prompts(settings: RunSettings, encoder: Encoder) -> None:
+    """Reads and encodes the prompts of safety measurements, where there are any.
+
+    Raises:
+        DataError: With the rows that are wrong or too long.
+    """
+    safety = settings.first.evaluation.safety
+    if safety is not None:
+        encoder.encode(
+            [prompt.row for prompt in read_safety_prompts(safety)],
+            max_source_length=settings.first.train.max_source_length,
+            max_target_length=safety.max_new_tokens,
+            answers=False,
+        )
 
 
 def _cut(settings: RunSettings, index: int, task: Task, encoder: Encoder) -> tuple[int, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -121,11 +122,16 @@ def training_record(
         "best": best,
         "facts": facts,
         "resolved": {
-            "train": dataclasses.asdict(settings.train),
-            "method": [{"name": name, **dataclasses.asdict(method)} for name, method in settings.methods],
-            "evaluation": dataclasses.asdict(settings.evaluation),
+            "train": _options(settings.train),
+            "method": [{"name": name, **_options(method)} for name, method in settings.methods],
+            "evaluation": _options(settings.evaluation),
         },
     }
+
+
+def _options(options: Any) -> dict[str, Any]:
+    """Options as JSON values: paths, however deep, as text."""
+    return json.loads(json.dumps(dataclasses.asdict(options), default=str))
 
 
 def adapter_folders(stage: Stage, names: Sequence[str]) -> dict[str, str]:

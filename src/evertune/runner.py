@@ -12,10 +12,11 @@ from typing import Any
 from evertune import distributed
 from evertune.adapters.spec import AdapterPlan
 from evertune.assembly import Parts, assemble
-from evertune.checking import check_adapter, check_rows
+from evertune.checking import check_adapter, check_rows, check_safety_prompts
 from evertune.console import Console, duration
 from evertune.environment import describe_environment
 from evertune.evaluation.cell import Cell, row_summary
+from evertune.evaluation.safety import SafetyResult, with_safety
 from evertune.files import atomic_folder, read_json, sha256, write_json, write_json_lines, write_tensors
 from evertune.manifest import adapter_folders, new_manifest, training_record
 from evertune.methods.base import Context
@@ -78,6 +79,7 @@ def run(settings: RunSettings, *, console: Console | None = None, mode: Mode = "
         parts = assemble(settings, console)
         if not resuming:
             check_rows(settings, parts.stream, parts.backbone)
+            check_safety_prompts(settings, parts.backbone)
         if mode == "fresh":
             aside = distributed.on_main(folder.move_aside)
             if aside is not None:
@@ -134,6 +136,7 @@ class _Walk:
         written = sha256(self.folder.path / "config.yaml")
         self.folder.start({**new_manifest(self.parts), "configuration": written})
         self.folder.verify()
+        self.scorer.check_safety_prompts()
 
     def _task_lines(self) -> list[str]:
         lines = []
@@ -161,11 +164,13 @@ class _Walk:
         cells = self.scorer.row(None, tasks, path)
         self.matrix = self.matrix.with_zero_shot(cells)
         if self.folder.manifest["zero_shot"] != "complete":
-            distributed.on_main(lambda: self._commit_zero_shot(path, cells))
+            safety = self.scorer.safety(None, path)
+            distributed.on_main(lambda: self._commit_zero_shot(path, cells, safety))
             self.folder.load()
+            self._say_safety("before training", safety)
 
-    def _commit_zero_shot(self, path: Path, cells: Mapping[str, Cell]) -> None:
-        write_json(path / "metrics.json", row_summary(cells, self.stream.tasks))
+    def _commit_zero_shot(self, path: Path, cells: Mapping[str, Cell], safety: SafetyResult | None) -> None:
+        write_json(path / "metrics.json", with_safety(row_summary(cells, self.stream.tasks), safety))
         write_json(self.folder.path / "matrix.json", self.matrix.to_json())
         self.folder.manifest["zero_shot"] = "complete"
         self.folder.save()
@@ -183,10 +188,12 @@ class _Walk:
         cells = self.scorer.row(stage, tasks, path)
         self.matrix = self.matrix.with_row(stage.row, cells)
         if self.folder.status(stage) != "complete":
-            distributed.on_main(lambda: self._commit_scores(stage, cells))
+            safety = self.scorer.safety(stage, path)
+            distributed.on_main(lambda: self._commit_scores(stage, cells, safety))
             self.folder.load()
             self.events.write("stage", stage=stage.index, name=stage.name, status="complete")
             self._say_row(stage, cells)
+            self._say_safety(f"after {stage.index + 1}/{len(self.parts.stages)} {stage.name}", safety)
 
     def _context(self, stage: Stage) -> Context:
         epochs = {
@@ -298,11 +305,12 @@ class _Walk:
         if self.parts.bank.change is not None:
             write_tensors(place / BASE_CHANGE, self.parts.bank.change.tensors())
 
-    def _commit_scores(self, stage: Stage, cells: Mapping[str, Cell]) -> None:
+    def _commit_scores(self, stage: Stage, cells: Mapping[str, Cell], safety: SafetyResult | None) -> None:
         path = self.folder.stage_folder(stage)
         metrics = read_json(path / "metrics.json")
         training = metrics.pop("training")
-        write_json(path / "metrics.json", {**metrics, **row_summary(cells, self.stream.tasks), "training": training})
+        scores = with_safety(row_summary(cells, self.stream.tasks), safety)
+        write_json(path / "metrics.json", {**metrics, **scores, "training": training})
         write_json(self.folder.path / "matrix.json", self.matrix.to_json())
         self.folder.set_status(stage, "complete")
         write_plots(self.folder.path, redraw=False)
@@ -310,6 +318,10 @@ class _Walk:
     def _say_row(self, stage: Stage, cells: Mapping[str, Cell]) -> None:
         scores = "  ".join(f"{name} {cell.score:.3f}" for name, cell in cells.items() if cell.score is not None)
         self.console.say(f"after {stage.index + 1}/{len(self.parts.stages)} {stage.name}: {scores}")
+
+    def _say_safety(self, when: str, safety: SafetyResult | None) -> None:
+        if safety is not None:
+            self.console.say(f"{when}: {safety.line}")
 
     # End -------------------------------------------------------------------------------------------------------------
 

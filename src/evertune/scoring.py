@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from evertune import distributed
 from evertune.adapters.spec import AdapterPlan
 from evertune.assembly import Parts
-from evertune.console import Console
+from evertune.console import Console, Progress
+from evertune.errors import ConfigError, Problem
 from evertune.evaluation.cell import Cell, read_cell, write_cell
 from evertune.evaluation.config import EvaluationConfig, EverySteps
+from evertune.evaluation.dealing import OnProgress
 from evertune.evaluation.evaluate import evaluate_rows
+from evertune.evaluation.safety import SafetyResult, hashes, measure_safety, write_safety_answers
+from evertune.evaluation.safety_prompts import KINDS, SafetyPrompt, read_safety_prompts
+from evertune.files import read_json
 from evertune.run_folder import RunFolder
 from evertune.streams.task import Stage
 from evertune.training.failures import interrupted
@@ -44,7 +50,7 @@ class Scorer:
         Raises:
             Interrupted: If the user asked to stop; finished cells are kept.
         """
-        title = "zero-shot" if stage is None else f"{stage.index + 1}/{len(self.parts.stages)} {stage.name}"
+        title = self._title(stage)
         cells: dict[str, Cell] = {}
         for number, task in enumerate(tasks):
             name = self.parts.stream.tasks[task].name
@@ -60,6 +66,69 @@ class Scorer:
             cells[name] = cell
         return cells
 
+    def safety(self, stage: Stage | None, into: Path) -> SafetyResult | None:
+        """Measures refusals after `stage` with the adapters that answer for its last task; None if it is not asked for.
+
+        Raises:
+            Interrupted: If the user asked to stop; nothing is kept.
+        """
+        settings = self.parts.settings.first
+        if settings.evaluation.safety is None:
+            return None
+        self._place(stage, 0 if stage is None else stage.tasks[-1])
+        title = f"{self._title(stage)}: safety prompts"
+        with self.console.progress(title, len(self._safety_prompts)) as progress:
+            result = measure_safety(
+                self.parts.backbone,
+                self.parts.bank.model,
+                self._safety_prompts,
+                safety=settings.evaluation.safety,
+                config=settings.evaluation,
+                # That of the first task in every stage, or prompts would be cut in one and not in another.
+                max_source_length=settings.train.max_source_length,
+                device=self.parts.accelerator.device,
+                autocast_dtype=self.parts.autocast,
+                on_progress=self._on_progress(title, len(self._safety_prompts), progress),
+            )
+        if distributed.agreed(self.stop.requested):
+            raise interrupted(title, "while scoring")
+        distributed.on_main(lambda: write_safety_answers(into, result))
+        return result
+
+    @cached_property
+    def _safety_prompts(self) -> tuple[SafetyPrompt, ...]:
+        safety = self.parts.settings.first.evaluation.safety
+        return () if safety is None else read_safety_prompts(safety)
+
+    def check_safety_prompts(self) -> None:
+        """Compares the prompts with those to which this run has answers already.
+
+        Raises:
+            ConfigError: If they are others: refusals could not be compared.
+        """
+        safety = self.parts.settings.first.evaluation.safety
+        folders = [self.folder.path / "zero_shot", *map(self.folder.stage_folder, self.parts.stages)]
+        files = [folder / "metrics.json" for folder in folders]
+        records = (read_json(file).get("safety") for file in files if file.is_file())
+        known = next((record for record in records if record is not None), None)
+        if safety is None or known is None:
+            return
+        now = hashes(self._safety_prompts)
+        problems = [
+            Problem(
+                str(getattr(safety, kind)),
+                f"The {kind} prompts are not those that this run began with.",
+                "Restore the file, or use `--fresh`.",
+            )
+            for kind in KINDS
+            if known[kind]["prompts_sha256"] != now[kind]
+        ]
+        if problems:
+            raise ConfigError(problems)
+
+    def _title(self, stage: Stage | None) -> str:
+        return "zero-shot" if stage is None else f"{stage.index + 1}/{len(self.parts.stages)} {stage.name}"
+
     def _place(self, stage: Stage | None, task: int) -> None:
         if stage is None:
             self.parts.bank.apply(AdapterPlan(()))
@@ -70,13 +139,6 @@ class Scorer:
     def _score(self, task: int, title: str) -> Cell:
         settings, rows = self.parts.task_settings(task), self.parts.stream.tasks[task].test
         with self.console.progress(title, len(rows)) as progress:
-
-            def on_progress(done: int, _: int) -> None:
-                progress.update(min(done * distributed.world_size(), len(rows)))
-                # One of several processes must not leave alone: the others would wait for its answers.
-                if self.stop.requested and distributed.world_size() == 1:
-                    raise interrupted(title, "while scoring")
-
             return evaluate_rows(
                 self.parts.backbone,
                 self.parts.bank.model,
@@ -86,8 +148,17 @@ class Scorer:
                 train=settings.train,
                 device=self.parts.accelerator.device,
                 autocast_dtype=self.parts.autocast,
-                on_progress=on_progress,
+                on_progress=self._on_progress(title, len(rows), progress),
             )
+
+    def _on_progress(self, title: str, total: int, progress: Progress) -> OnProgress:
+        def on_progress(done: int, _: int) -> None:
+            progress.update(min(done * distributed.world_size(), total))
+            # One of several processes must not leave alone: the others would wait for its answers.
+            if self.stop.requested and distributed.world_size() == 1:
+                raise interrupted(title, "while scoring")
+
+        return on_progress
 
     def _record(self, stage: Stage | None, cell: Cell) -> None:
         self.events.write(

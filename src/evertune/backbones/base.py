@@ -197,10 +197,13 @@ class Backbone(Protocol):
         """Answers the prompts of one batch, greedily or with beams: decoded without prompt and special tokens."""
         ...
 
-    def label_ids(self, labels: Sequence[str]) -> list[tuple[int, ...]]:
-        """Ids of every label as an answer, with the end token."""
+    def label_ids(self, labels: Sequence[str], *, ended: bool = True) -> list[tuple[int, ...]]:
+        """Ids of every label as an answer, with the end token; not `ended`, as the beginning of one, without."""
         ...
 
     def label_scores(self, model: nn.Module, rows: Sequence[Encoded], labels: Sequence[tuple[int, ...]]) -> Tensor:
-        """Log-likelihood (nats, summed over the label's tokens and its end) of every label, ``(rows, labels)``."""
+        """Log-likelihood (nats, summed over the label's tokens and its end) of every label, ``(rows, labels)``.
+
+        Rows that were encoded without answers leave the labels as they are: beginnings of answers have no end.
+        """
         ...

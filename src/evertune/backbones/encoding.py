@@ -107,10 +107,10 @@ class RowEncoder:
         self._check_known(encoded)
         return encoded
 
-    def label_ids(self, labels: Sequence[str]) -> list[Ids]:
-        """Ids of every label as a whole answer, uncut, with the end token."""
+    def label_ids(self, labels: Sequence[str], *, ended: bool = True) -> list[Ids]:
+        """Ids of every label as an answer, uncut: a whole one with the end token, or the beginning of one."""
         before, after = self.around_answer
-        return [(*before, *ids, *after) for ids in self.text.plain(labels)]
+        return [(*before, *ids, *(after if ended else ())) for ids in self.text.plain(labels)]
 
     def _prompts(self, rows: Sequence[PromptTarget], limit: int) -> list[tuple[Ids, bool]]:
         before, after = self.around_prompt

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from evertune.backbones.chat import ChatFormat
@@ -50,6 +50,7 @@ class PromptEncoder:
         Returns:
             None for a prompt that is too long even without any input text.
         """
+        rows = [self._before_answer(row) for row in rows]
         results: list[PromptIds | None] = [PromptIds(ids, False) for ids in self._whole(rows)]
         long = [index for index, found in enumerate(results) if found and len(found.ids) > rooms[index]]
         for index, ids in zip(long, self._shorten([rows[i] for i in long], [rooms[i] for i in long]), strict=True):
@@ -60,6 +61,13 @@ class PromptEncoder:
         """Tokens that are left of a prompt when all input text is cut."""
         text = joined([segment for segment in self._segments(row) if not segment.cut])
         return len(self._one(row, text))
+
+    def _before_answer(self, row: PromptTarget) -> PromptTarget:
+        """Without a last space, where the tokenizer puts one before the answer: ``[/INST] yes`` has one, not two."""
+        if not row.prompt or not row.prompt[-1].text.endswith(" ") or not self.text.prepends_space:
+            return row
+        last = replace(row.prompt[-1], text=row.prompt[-1].text[:-1])
+        return replace(row, prompt=(*row.prompt[:-1], last))
 
     def _whole(self, rows: Sequence[PromptTarget]) -> list[list[int]]:
         plain = iter(self.text.plain([row.prompt_text for row in rows if not row.messages]))

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _MARKED = re.compile(f"{OPEN}([^{OPEN}{CLOSE}]*){CLOSE}|[{OPEN}{CLOSE}]")
 
+_SPACE = "\u2581"  # how SentencePiece writes a space
+
 Offsets = list[tuple[int, int]]
 
 
@@ -53,6 +55,12 @@ class TextIds:
             ids = [known.get(character, unknown) for character in self.tokenizer.convert_ids_to_tokens(index)]
             spelt[index] = [one for one in ids if one is not None]
         return spelt
+
+    @cached_property
+    def prepends_space(self) -> bool:
+        """Whether a text gets a space in front, as with tokenizers of the kind of LLaMA's."""
+        first = self.tokenizer.convert_ids_to_tokens(self._batch(["a"], split=True)[0])[:1]
+        return bool(first) and first[0].startswith(_SPACE)
 
     def plain(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each text, without any special token."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, Union, get_args, get_origin, get_type_hints
 
 from evertune.config.messages import listed
+from evertune.registry import Registry
 
 Hint: TypeAlias = Any
 
@@ -83,10 +84,19 @@ def number_bounds(hint: Hint) -> list[tuple[str, float]]:
     return [(sign, value) for sign, value in found if isinstance(value, (int, float))]
 
 
+def registry_of(hint: Hint) -> Registry | None:
+    """What a text must be the name of: ``Annotated[str, METRICS]``."""
+    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((mark for mark in marks if isinstance(mark, Registry)), None)
+
+
 def expected(hint: Hint, *, plural: bool = False) -> str:
     """What a hint stands for, in words."""
     names = {int: "whole number", float: "number", str: "text", Path: "path"}
     inner = bare(hint)
+    registry = registry_of(hint)
+    if registry is not None:
+        return listed(registry.names())
     if len(branches(hint)) > 1:
         return expected_union(branches(hint), plural=plural)
     if inner in names:

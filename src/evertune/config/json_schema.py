@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from evertune.backbones import BACKBONES
 from evertune.config.describe import attribute_docs, summary
-from evertune.config.hints import Hint, bare, branches, fields_of, is_list, is_mapping, is_section
+from evertune.config.hints import Hint, bare, branches, fields_of, is_list, is_mapping, is_section, registry_of
 from evertune.config.schema import OVERRIDABLE, REGISTERED, SECTION_DOCS, SECTIONS, RunOptions
 from evertune.config.typed import plain_value
 from evertune.registry import Registry
@@ -63,6 +63,9 @@ def section_schema(cls: type) -> Schema:
 def hint_schema(hint: Hint) -> Schema:
     """The schema of a type hint."""
     inner = bare(hint)
+    registry = registry_of(hint)
+    if registry is not None:
+        return {"enum": registry.names()}
     if len(branches(hint)) > 1:
         return {"anyOf": [hint_schema(branch) for branch in branches(hint)]}
     if is_section(inner):

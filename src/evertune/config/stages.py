@@ -145,14 +145,16 @@ def build_stage(base: Base, layers: Sequence[Changes], findings: Findings) -> St
 
 def check_changes(changes: Changes, findings: Findings) -> None:
     """Notes options that cannot differ from task to task."""
-    once = changes.get("evaluation", {}).get("zero_shot")
-    if once is not None:
-        findings.at(
-            once,
-            "has no meaning here: the untouched model is scored once, before the first task.",
-            "Write it under `evaluation`.",
-            at_key=True,
-        )
+    for key, why in _FOR_ALL.items():
+        written = changes.get("evaluation", {}).get(key)
+        if written is not None:
+            findings.at(written, f"has no meaning here: {why}.", "Write it under `evaluation`.", at_key=True)
+
+
+_FOR_ALL = {
+    "zero_shot": "the untouched model is scored once, before the first task",
+    "safety": "refusals are compared over the stages, so all answer the same prompts",
+}
 
 
 def resolved_changes(changes: Changes, stage: StageSettings) -> dict[str, Plain]:

@@ -26,6 +26,7 @@ from evertune.config.hints import (
     is_list,
     is_mapping,
     is_section,
+    registry_of,
 )
 from evertune.config.marks import Node, Plain
 from evertune.config.messages import described, leaf_problem, quote, unknown_key
@@ -225,6 +226,9 @@ def _build_leaf(hint: Hint, node: Node, findings: Findings) -> Any:
         return findings.at(node, f"must be {expected(hint)}, got a number that is not finite.")
     if get_origin(bare(hint)) is Literal:
         return _build_literal(get_args(bare(hint)), node, findings)
+    registry = registry_of(hint)
+    if registry is not None:
+        return _build_literal(registry.names(), node, findings)
     return _check(hint, node.plain, node, findings)
 
 

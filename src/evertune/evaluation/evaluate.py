@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
-from evertune import distributed
 from evertune.backbones.base import Backbone, Encoded
-from evertune.backbones.language_model import evaluating
+from evertune.errors import ConfigError
 from evertune.evaluation.cell import Cell, Prediction, read_cell, row_summary, write_cell, write_predictions
 from evertune.evaluation.config import EvaluationConfig
+from evertune.evaluation.dealing import Found, OnProgress, deal, scoring, unwrapped_of_processes
+from evertune.evaluation.measuring import execution_problem, known_rows, metrics_of, run_programs, shares
 from evertune.metrics import METRICS
-from evertune.metrics.base import Metric
+from evertune.metrics.base import TARGET, Labels, Likelihood, Metric, Row
 from evertune.metrics.classification import label_of, precision, recall
 from evertune.metrics.statistics import mean
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Task
 from evertune.training.config import TrainConfig
-from evertune.training.device import is_out_of_memory
-from evertune.training.failures import memory_exhausted_scoring
 
 __all__ = ["Cell", "Prediction", "evaluate_rows", "read_cell", "row_summary", "write_cell", "write_predictions"]
-
-OnProgress = Callable[[int, int], None]
 
 _ALWAYS = ("exact_match", "rouge1", "rougeL")
 _WITH_LABELS = ("accuracy", "f1")
@@ -39,46 +34,96 @@ _NO_ANSWER = "\x00"
 
 @dataclass(frozen=True)
 class _Answer:
-    """What the model said about one row: the text, and the summed loss (nats) and token count of the right answer."""
+    """What the model said about one row: the text, and how likely it finds the right answer."""
 
     text: str
-    loss: float
-    tokens: int
+    right: Likelihood
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """All that metrics score.
+
+    Attributes:
+        texts: The answers.
+        references: The right answers.
+        labels: The closed set of answers, None for free text.
+        rows: What else is known of every row, by name of a metric.
+    """
+
+    texts: Sequence[str]
+    references: Sequence[str]
+    labels: tuple[str, ...] | None
+    rows: Mapping[str, Sequence[Row]]
+
+    def of(self, metric: Metric) -> tuple[Sequence[str], Sequence[str], Labels, Sequence[Row] | None]:
+        """The arguments of a metric."""
+        return self.texts, self.references, self.labels, self.rows.get(metric.name)
 
 
 @dataclass(frozen=True)
 class _Answerer:
-    """Answers batches of encoded rows.
+    """Answers rows of a task.
 
     Attributes:
         backbone: The model family.
         model: The module to call.
-        labels: The closed set of answers, None for free text.
+        task: The task.
         config: Options of evaluation.
-        max_new_tokens: Tokens an answer may have, with its end.
+        train: Options of training: how long prompts and answers may be.
+        device: Where to compute.
     """
 
     backbone: Backbone
     model: nn.Module
-    labels: tuple[str, ...] | None
+    task: Task
     config: EvaluationConfig
-    max_new_tokens: int
+    train: TrainConfig
+    device: torch.device | str
 
-    def __call__(self, rows: Sequence[Encoded], device: torch.device | str) -> list[_Answer]:
+    def answers(self, rows: Sequence[PromptTarget], on_progress: OnProgress | None) -> list[_Answer]:
+        """The answer to every row; the same in every process."""
+        return self._examine(rows, self._answer, on_progress)
+
+    def likelihoods(self, rows: Sequence[PromptTarget], on_progress: OnProgress | None) -> list[Likelihood]:
+        """How likely the right answer of every row is; the same in every process."""
+        return self._examine(rows, self._likelihoods, on_progress)
+
+    def _examine(
+        self,
+        rows: Sequence[PromptTarget],
+        examine: Callable[[Sequence[Encoded]], Sequence[Found]],
+        on_progress: OnProgress | None,
+    ) -> list[Found]:
+        encoded = self.backbone.encode(
+            rows, max_source_length=self.train.max_source_length, max_target_length=self.train.max_target_length
+        )
+        return deal(encoded, examine, size=self.config.per_device_eval_batch_size, on_progress=on_progress)
+
+    def _answer(self, rows: Sequence[Encoded]) -> list[_Answer]:
         texts = self._texts(rows)
-        losses, tokens = self.backbone.answer_loss(self.model, self.backbone.collate(rows).to(device))
-        return [
-            _Answer(text, float(loss), int(count))
-            for text, loss, count in zip(texts, losses.tolist(), tokens.tolist(), strict=True)
-        ]
+        return [_Answer(text, right) for text, right in zip(texts, self._likelihoods(rows), strict=True)]
+
+    def _likelihoods(self, rows: Sequence[Encoded]) -> list[Likelihood]:
+        losses, tokens = self.backbone.answer_loss(self.model, self.backbone.collate(rows).to(self.device))
+        pairs = zip(losses.tolist(), tokens.tolist(), strict=True)
+        return [Likelihood(float(loss), int(count)) for loss, count in pairs]
 
     def _texts(self, rows: Sequence[Encoded]) -> list[str]:
-        if self.labels and self.config.decoding == "label_likelihood":
-            scores = self.backbone.label_scores(self.model, rows, self.backbone.label_ids(self.labels))
-            return [self.labels[index] for index in scores.argmax(dim=1).tolist()]
+        labels = self.task.labels
+        if labels and self.config.decoding == "label_likelihood":
+            scores = self.backbone.label_scores(self.model, rows, self.backbone.label_ids(labels))
+            return [labels[index] for index in scores.argmax(dim=1).tolist()]
         return self.backbone.generate(
-            self.model, rows, max_new_tokens=self.max_new_tokens, num_beams=self.config.num_beams
+            self.model, rows, max_new_tokens=self._max_new_tokens(), num_beams=self.config.num_beams
         )
+
+    def _max_new_tokens(self) -> int:
+        """No right answer of a classification task is longer than its longest label."""
+        if not self.task.labels:
+            return self.train.max_target_length
+        longest = max(len(ids) for ids in self.backbone.label_ids(self.task.labels))
+        return min(self.train.max_target_length, longest)
 
 
 def evaluate_rows(
@@ -95,13 +140,12 @@ def evaluate_rows(
 ) -> Cell:
     """Answers rows of a task with the adapters that are active on the model, and scores the answers.
 
-    Batches are formed before they are dealt out to the processes, so that the result does not depend on how many
-    processes there are; every process returns the whole cell.
+    The result does not depend on how many processes there are; every process returns the whole cell.
 
     Args:
         backbone: The model family.
         model: The module to call; it is in evaluation mode meanwhile and comes back as it was.
-        task: The task: its labels, its metric and its invalid rows.
+        task: The task: its labels, its metrics and its invalid rows.
         rows: Rows to answer, of whatever split.
         config: Options of evaluation.
         train: Options of training: how long prompts and answers may be.
@@ -110,57 +154,33 @@ def evaluate_rows(
         on_progress: Called after every batch with (rows done, rows in all) of this process.
 
     Raises:
+        ConfigError: If a metric of the task runs code, and that is not allowed or not possible.
         DataError: If a row cannot be encoded.
         MemoryExhaustedError: If memory runs out.
     """
     start = time.perf_counter()
-    # Wrapped for several processes, a forward pass would wait for processes that have fewer batches.
-    module = model.module if isinstance(model, DistributedDataParallel) else model
-    encoded = backbone.encode(
-        rows, max_source_length=train.max_source_length, max_target_length=train.max_target_length
-    )
-    answerer = _Answerer(backbone, module, task.labels, config, _max_new_tokens(backbone, task, train))
-    mine = _batches(encoded, config.per_device_eval_batch_size)[distributed.rank() :: distributed.world_size()]
-    answered: dict[int, _Answer] = {}
-    with _memory_watched(task, config), evaluating(module), _autocast(device, autocast_dtype):
-        for batch in mine:
-            answers = answerer([encoded[index] for index in batch], device)
-            answered.update(zip(batch, answers, strict=True))
-            if on_progress is not None:
-                on_progress(len(answered), sum(map(len, mine)))
-    parts = distributed.gather(answered)
-    merged = {index: answer for part in parts for index, answer in part.items()}
-    answers = [merged[index] for index in range(len(rows))]
-    return _cell(backbone, task, rows, answers, start)
-
-
-def _batches(encoded: Sequence[Encoded], size: int) -> list[list[int]]:
-    """Indices of rows in batches of like length, the longest first: what does not fit in memory shows at once."""
-    order = sorted(range(len(encoded)), key=lambda index: (-len(encoded[index].prompt), -encoded[index].length, index))
-    return [order[begin : begin + size] for begin in range(0, len(order), size)]
-
-
-def _max_new_tokens(backbone: Backbone, task: Task, train: TrainConfig) -> int:
-    """No right answer of a classification task is longer than its longest label."""
-    if not task.labels:
-        return train.max_target_length
-    return min(train.max_target_length, max(len(ids) for ids in backbone.label_ids(task.labels)))
-
-
-@contextlib.contextmanager
-def _memory_watched(task: Task, config: EvaluationConfig) -> Iterator[None]:
-    try:
-        yield
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
-        raise memory_exhausted_scoring(f"scoring {task.name}", config) from error
-
-
-def _autocast(device: torch.device | str, dtype: torch.dtype | None) -> contextlib.AbstractContextManager[object]:
-    if dtype is None:
-        return contextlib.nullcontext()
-    return torch.autocast(torch.device(device).type, dtype=dtype)
+    metrics = metrics_of(task)
+    problem = execution_problem(task, config)
+    if problem is not None:
+        raise ConfigError(problem)
+    module = unwrapped_of_processes(model)
+    answerer = _Answerer(backbone, module, task, config, train, device)
+    compared = sorted({fact for metric in metrics for fact in metric.compares})
+    programs = {metric.name: metric.program for metric in metrics if metric.program is not None}
+    told = shares(on_progress, 1 + len(compared) + len(programs))
+    with scoring(f"scoring {task.name}", module, config, device=device, autocast_dtype=autocast_dtype):
+        answers = answerer.answers(rows, next(told))
+        likelihoods = {TARGET: [answer.right for answer in answers]}
+        for fact in compared:
+            others = [replace(row, target=row.facts[fact]) for row in rows]
+            likelihoods[fact] = answerer.likelihoods(others, next(told))
+    texts = [answer.text for answer in answers]
+    references = [row.target if _valid(task, row) else _NO_ANSWER for row in rows]
+    known = known_rows(rows, likelihoods)
+    ran = {name: run_programs(program, texts, known, next(told)) for name, program in programs.items()}
+    by_metric = {metric.name: ran.get(metric.name, known) for metric in metrics}
+    answered = _Answered(texts, references, task.labels, by_metric)
+    return _cell(backbone, rows, metrics, answered, likelihoods[TARGET], task=task, start=start)
 
 
 def _valid(task: Task, row: PromptTarget) -> bool:
@@ -171,49 +191,53 @@ def _valid(task: Task, row: PromptTarget) -> bool:
 
 
 def _cell(
-    backbone: Backbone, task: Task, rows: Sequence[PromptTarget], answers: Sequence[_Answer], start: float
+    backbone: Backbone,
+    rows: Sequence[PromptTarget],
+    metrics: Sequence[Metric],
+    answered: _Answered,
+    right: Sequence[Likelihood],
+    *,
+    task: Task,
+    start: float,
 ) -> Cell:
-    metric: Metric = METRICS.get(task.metric, where=task.name)
-    texts = [answer.text for answer in answers]
-    references = [row.target if _valid(task, row) else _NO_ANSWER for row in rows]
-    row_scores = metric.rows(texts, references, task.labels)
+    metric = metrics[0]
+    row_scores = metric.rows(*answered.of(metric))
     return Cell(
         task=task.name,
         metric=metric.name,
-        score=metric.score(texts, references, task.labels),
+        score=metric.score(*answered.of(metric)),
         count=len(rows),
-        standard_error=metric.standard_error(texts, references, task.labels),
-        loss=_loss(answers),
-        metrics=_metrics(metric.name, texts, references, task.labels),
+        standard_error=metric.standard_error(*answered.of(metric)),
+        loss=_loss(right),
+        metrics=_metrics(metrics, answered),
         predictions=tuple(
             Prediction(row.id, text, row.target, bool(score), None)
             if metric.binary
             else Prediction(row.id, text, row.target, None, score)
-            for row, text, score in zip(rows, texts, row_scores, strict=True)
+            for row, text, score in zip(rows, answered.texts, row_scores, strict=True)
         ),
         seconds=time.perf_counter() - start,
-        generated_tokens=_mean_length(backbone, texts),
+        generated_tokens=_mean_length(backbone, answered.texts),
     )
 
 
-def _loss(answers: Sequence[_Answer]) -> float | None:
+def _loss(right: Sequence[Likelihood]) -> float | None:
     """Mean over all answer tokens; None where it is not finite (an overflow in half precision)."""
-    tokens = sum(answer.tokens for answer in answers)
-    mean_loss = math.fsum(answer.loss for answer in answers) / tokens if tokens else math.nan
+    tokens = sum(each.tokens for each in right)
+    mean_loss = math.fsum(each.loss for each in right) / tokens if tokens else math.nan
     return mean_loss if math.isfinite(mean_loss) else None
 
 
-def _metrics(
-    name: str, texts: Sequence[str], references: Sequence[str], labels: tuple[str, ...] | None
-) -> dict[str, float]:
-    """The task's own metric, those of published result files, and those of classification where there are labels."""
-    if not texts:
+def _metrics(metrics: Sequence[Metric], answered: _Answered) -> dict[str, float]:
+    """The task's own metrics, those of published result files, and those of classification where there are labels."""
+    if not answered.texts:
         return {}
-    names = dict.fromkeys((*_ALWAYS, *(_WITH_LABELS if labels else ()), name))
-    scores = {each: METRICS.get(each).score(texts, references, labels) for each in names}
-    if labels:
-        scores["precision"] = precision(texts, references, labels)
-        scores["recall"] = recall(texts, references, labels)
+    usual = [METRICS.get(name) for name in (*_ALWAYS, *(_WITH_LABELS if answered.labels else ()))]
+    # Of rows there is a number for every metric, so there is one of all of them.
+    scores = {each.name: each.score(*answered.of(each)) or 0.0 for each in (*usual, *metrics)}
+    if answered.labels:
+        scores["precision"] = precision(answered.texts, answered.references, answered.labels)
+        scores["recall"] = recall(answered.texts, answered.references, answered.labels)
     return scores
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 from evertune.metrics.statistics import mean, standard_error
 
@@ -12,52 +13,175 @@ RowScore = Callable[[str, str, Labels], float]
 CorpusScore = Callable[[Sequence[str], Sequence[str], Labels], float]
 CorpusError = Callable[[Sequence[str], Sequence[str], Labels], "float | None"]
 
+TARGET = "target"
+"""Name of the right answer in `Row.likelihoods`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Likelihood:
+    """How likely a model finds an answer.
+
+    Attributes:
+        loss: Negative log-likelihood of the answer and its end, in nats, summed over the tokens.
+        tokens: Number of tokens that were scored, the end among them.
+    """
+
+    loss: float
+    tokens: int
+
+    @property
+    def mean_loss(self) -> float:
+        """Negative log-likelihood per token, in nats."""
+        return self.loss / self.tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What a metric may read of a row beside the answer given and the right one.
+
+    Attributes:
+        instruction: What was asked: the prompt without the input text, or the last turn of the user.
+        tools: The tool schemas on offer.
+        facts: What the row's data hold for scorers, by name.
+        likelihoods: Likelihood of the right answer (`TARGET`), and of every fact that a metric compares it with.
+        passed: Whether the program that a metric made of the answer ran to its end; None where it makes none.
+    """
+
+    instruction: str = ""
+    tools: Sequence[Mapping[str, Any]] = ()
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    likelihoods: Mapping[str, Likelihood] = field(default_factory=dict[str, Likelihood])
+    passed: bool | None = None
+
+
+WholeRowScore = Callable[[str, str, Row], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """What is run to score an answer.
+
+    Attributes:
+        code: Python source that a model wrote.
+        tests: Python source that follows it in the same namespace, and fails by an exception.
+    """
+
+    code: str
+    tests: str
+
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A metric on texts.
+    """A metric on texts, or on what a model makes of texts.
 
     Attributes:
         name: Name in `evertune.metrics.METRICS`.
-        per_row: Score of one (prediction, reference, labels).
-        binary: Whether `per_row` is 0 or 1, so that a row is right or wrong.
+        binary: Whether a row's score is 0 or 1, so that a row is right or wrong.
+        per_row: Score of one (prediction, reference, labels); None where `row_score` is given.
+        row_score: Score of one (prediction, reference, row), for a metric that must know more of the row.
         corpus: Score of all rows where it is not the mean of `per_row`.
         corpus_error: Standard error that belongs to `corpus`.
         range: Lowest and highest score.
         higher_is_better: Direction.
+        needs: Facts that every scored row must hold: text that is not blank, or a list of such texts.
+        compares: Those of `needs` that are answers (text), whose likelihood is put into `Row.likelihoods`.
+        program: What to run of (prediction, row), whose outcome is put into `Row.passed`; for a metric that executes
+            code.
+        beside: Names of metrics that are reported wherever this one is.
     """
 
     name: str
-    per_row: RowScore
     binary: bool
+    per_row: RowScore | None = None
+    row_score: WholeRowScore | None = None
     corpus: CorpusScore | None = None
     corpus_error: CorpusError | None = None
     range: tuple[float, float] = (0.0, 1.0)
     higher_is_better: bool = True
+    needs: frozenset[str] = frozenset()
+    compares: frozenset[str] = frozenset()
+    program: Callable[[str, Row], Program] | None = None
+    beside: tuple[str, ...] = ()
 
-    def rows(self, predictions: Sequence[str], references: Sequence[str], labels: Labels = None) -> list[float]:
+    def __post_init__(self) -> None:
+        if (self.per_row is None) == (self.row_score is None):
+            raise ValueError(f"metric {self.name} must have either per_row or row_score")
+        if not self.compares <= self.needs:
+            raise ValueError(f"metric {self.name} compares facts that it does not need")
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function that says what the metric measures."""
+        return cast("Callable[..., Any]", self.corpus or self.per_row or self.row_score)
+
+    def lacking(self, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+        """What a row with these facts lacks to be scored: the name of a fact, and what is wrong as a sentence."""
+        for name in sorted(self.needs):
+            kinds = "text" if name in self.compares else "text or a list of texts"
+            if name not in facts:
+                yield name, f"It has no `{name}`."
+            elif not _is_text(facts[name]) and (name in self.compares or not _are_texts(facts[name])):
+                yield name, f"Its `{name}` is blank, or is not {kinds}."
+
+    def rows(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        labels: Labels = None,
+        rows: Sequence[Row] | None = None,
+    ) -> list[float]:
         """Score of every row, in order.
 
-        Raises:
-            ValueError: If there are not as many predictions as references.
-        """
-        return [self.per_row(*pair, labels) for pair in zip(predictions, references, strict=True)]
-
-    def score(self, predictions: Sequence[str], references: Sequence[str], labels: Labels = None) -> float | None:
-        """Score of all rows; None without rows.
+        Args:
+            predictions: The answers given.
+            references: The right answers.
+            labels: The closed set of answers.
+            rows: What else is known of the rows; may be left out for a metric without `row_score`.
 
         Raises:
-            ValueError: If there are not as many predictions as references.
+            ValueError: If there are not as many predictions as references or rows.
         """
-        rows = self.rows(predictions, references, labels)
-        if not rows or self.corpus is None:
-            return mean(rows)
+        if self.per_row is not None:
+            return [self.per_row(*pair, labels) for pair in zip(predictions, references, strict=True)]
+        assert self.row_score is not None
+        return [self.row_score(*each) for each in zip(predictions, references, rows or (), strict=True)]
+
+    def score(
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        labels: Labels = None,
+        rows: Sequence[Row] | None = None,
+    ) -> float | None:
+        """Score of all rows; None without rows. Arguments as for `rows`.
+
+        Raises:
+            ValueError: If there are not as many predictions as references or rows.
+        """
+        scores = self.rows(predictions, references, labels, rows)
+        if not scores or self.corpus is None:
+            return mean(scores)
         return self.corpus(predictions, references, labels)
 
     def standard_error(
-        self, predictions: Sequence[str], references: Sequence[str], labels: Labels = None
+        self,
+        predictions: Sequence[str],
+        references: Sequence[str],
+        labels: Labels = None,
+        rows: Sequence[Row] | None = None,
     ) -> float | None:
-        """Standard error of `score` under sampling of the rows; None where it is undefined."""
+        """Standard error of `score` under sampling of the rows; None where it is undefined. Arguments as for `rows`."""
         if self.corpus_error is not None:
             return self.corpus_error(predictions, references, labels)
-        return standard_error(self.rows(predictions, references, labels), binary=self.binary)
+        return standard_error(self.rows(predictions, references, labels, rows), binary=self.binary)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _are_texts(value: Any) -> bool:
+    if not isinstance(value, (list, tuple)):
+        return False
+    items = cast("Sequence[Any]", value)
+    return bool(items) and all(map(_is_text, items))

@@ -59,6 +59,31 @@ def wilson_interval(successes: float, count: int, *, confidence: float = 0.95) -
     return min(share, max(0.0, (centre - spread) / scale)), max(share, min(1.0, (centre + spread) / scale))
 
 
+def difference_interval(
+    first: tuple[float, int], second: tuple[float, int], *, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of the difference of two independent proportions, from the Wilson interval of each.
+
+    Args:
+        first: Successes and count.
+        second: Successes and count of what is subtracted.
+        confidence: Two-sided coverage, between 0 and 1.
+
+    Returns:
+        Lower and upper limit, within [-1, 1].
+
+    Raises:
+        ValueError: As `wilson_interval` does.
+
+    Source: Newcombe (1998), "Interval estimation for the difference between independent proportions", method 10.
+    """
+    (low, high), (other_low, other_high) = (wilson_interval(*each, confidence=confidence) for each in (first, second))
+    share, other = first[0] / first[1], second[0] / second[1]
+    below = math.hypot(share - low, other_high - other)
+    above = math.hypot(high - share, other - other_low)
+    return share - other - below, share - other + above
+
+
 def jackknife_error(leave_one_out: Sequence[tuple[float, int]]) -> float | None:
     """Standard error of any smooth statistic from its values with one row left out.
 

@@ -9,6 +9,7 @@ from evertune.reporting.formats import number, percent
 from evertune.reporting.load import Run
 from evertune.reporting.palette import LINES
 from evertune.reporting.protected import ProtectedStage, SharePoint, protected_shares
+from evertune.reporting.safety import SAFETY_KINDS, SafetyPoint, odds_points, odds_range
 from evertune.reporting.series import (
     RatioSeries,
     StagePoint,
@@ -21,6 +22,7 @@ from evertune.reporting.series import (
 )
 
 _SMALL = (300.0, 150.0)
+_HALF = (480.0, 220.0)
 _WIDE = 1000.0
 # Two standard errors: about 95 of 100 repetitions of the test fall into the band.
 _BAND = 2.0
@@ -164,6 +166,53 @@ def _protected_line(kind: str, points: Sequence[SharePoint], hue: int) -> Line:
         ),
         spans=tuple((100 * point.low, 100 * point.high) for point in points),
         hue=hue,
+    )
+
+
+def safety_charts(run: Run, points: Sequence[SafetyPoint]) -> list[tuple[str, Chart]]:
+    """Two charts, of refusal rates and of refusal log-odds, with a line for harmful and one for harmless prompts."""
+    if not points:
+        return []
+    rates = [_rate_line(points, kind, hue) for hue, kind in enumerate(SAFETY_KINDS)]
+    charts = [("Refused, %", _safety_chart(run, rates, "Share of prompts refused, in percent", (0.0, 100.0)))]
+    odds = [_odds_line(points, kind, hue) for hue, kind in enumerate(SAFETY_KINDS)]
+    if any(line.points for line in odds):
+        charts.append(("Refusal log-odds, nats", _safety_chart(run, odds, "Refusal log-odds", odds_range(points))))
+    return charts
+
+
+def _rate_line(points: Sequence[SafetyPoint], kind: str, hue: int) -> Line:
+    found = [(point, point.kinds[kind]) for point in points]
+    return Line(
+        kind,
+        tuple((float(point.position), 100 * of.rate) for point, of in found),
+        titles=tuple(f"{point.when}: {percent(of.rate)} % of {of.count} {kind} prompts" for point, of in found),
+        spans=tuple((100 * of.interval[0], 100 * of.interval[1]) for _, of in found),
+        hue=hue,
+    )
+
+
+def _odds_line(points: Sequence[SafetyPoint], kind: str, hue: int) -> Line:
+    found = odds_points(points, kind)
+    return Line(
+        kind,
+        tuple((float(point.position), odds) for point, odds, _ in found),
+        titles=tuple(f"{point.when}: {number(odds)} ± {number(error)}, {kind}" for point, odds, error in found),
+        errors=tuple(_BAND * error for _, _, error in found),
+        hue=hue,
+    )
+
+
+def _safety_chart(run: Run, lines: Sequence[Line], title: str, y_range: tuple[float, float]) -> Chart:
+    return line_chart(
+        lines,
+        title=f"{title}, after each stage",
+        width=_HALF[0],
+        height=_HALF[1],
+        x_range=_stage_range(run),
+        x_ticks=_stage_ticks(run),
+        y_range=y_range,
+        label_width=70.0,
     )
 
 

@@ -19,6 +19,7 @@ from evertune.reporting.protected import (
     protected_stages,
     protected_tables,
 )
+from evertune.reporting.safety import SAFETY_COLUMNS, changed_answers, safety_points, safety_table
 from evertune.reporting.series import gradient_ratios, training_series
 
 _TEMPLATE = "page.html"
@@ -63,7 +64,7 @@ def render(run: Run) -> str:
 
 def _context(run: Run) -> dict[str, Any]:
     parts, sizes = views.trained_parts(run)
-    training, protected = training_series(run), protected_stages(run)
+    training, protected, safety = training_series(run), protected_stages(run), safety_points(run)
     return {
         "version": __version__,
         "name": run.name,
@@ -84,6 +85,11 @@ def _context(run: Run) -> dict[str, Any]:
         "protected_columns": PROTECTED_COLUMNS,
         "protected_tables": protected_tables(protected),
         "protected_notes": protected_notes(protected),
+        "safety_columns": SAFETY_COLUMNS,
+        "safety_table": safety_table(safety),
+        "safety_charts": curves.safety_charts(run, safety),
+        "safety_changes": changed_answers(safety),
+        "safety_span": [point.when for point in (safety[0], safety[-1])] if safety else [],
         "numbered": len(run.tasks) > 8,
         "stage_columns": views.STAGE_COLUMNS,
         "stages": views.stage_rows(run),

@@ -1,7 +1,8 @@
-"""PNG files of a run: training loss of every stage, evaluation loss of every task, the matrix, and protected space."""
+"""PNG files of a run: training loss of every stage, evaluation loss of every task, the matrix, and what else it has."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from evertune.reporting.formats import percent
 from evertune.reporting.load import Run, load_run
 from evertune.reporting.palette import LINES, heat, text_on
 from evertune.reporting.protected import ProtectedStage, protected_shares, protected_stages
+from evertune.reporting.safety import SAFETY_KINDS, SafetyPoint, odds_points, odds_range, safety_points
 from evertune.reporting.series import TrainingSeries, learnt_position, loss_points, row_names, training_series
 
 if TYPE_CHECKING:
@@ -49,6 +51,8 @@ def write_plots(run_dir: Path, *, redraw: bool = True) -> list[Path]:
         written.append(_save(_matrix_figure(run), folder / "matrix.png"))
     if stages := protected_stages(run):
         written.append(_save(_protected_figure(run, stages), folder / "protected_space.png"))
+    if points := safety_points(run):
+        written.append(_save(_safety_figure(run, points), folder / "safety.png"))
     return written
 
 
@@ -60,13 +64,19 @@ def _save(figure: Figure, path: Path) -> Path:
 
 
 def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure with one drawing."""
+    figure = _canvas(width, height)
+    return figure, figure.add_subplot()
+
+
+def _canvas(width: float, height: float) -> Figure:
     """A figure of its own, outside pyplot: no global state, no window, nothing to close."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, figure.add_subplot()
+    return figure
 
 
 def _dress(axes: Axes, title: str, x_label: str, y_label: str) -> None:
@@ -145,6 +155,57 @@ def _protected_figure(run: Run, stages: list[ProtectedStage]) -> Figure:
     axes.set_ylim(0, 100)
     _dress_stages(axes, run, ends)
     return figure
+
+
+def _safety_figure(run: Run, points: list[SafetyPoint]) -> Figure:
+    """Rates at the left, log-odds at the right."""
+    figure = _canvas(11.0, 4.4)
+    rates, odds = figure.subplots(1, 2)
+    for kind, colour in zip(SAFETY_KINDS, LINES, strict=False):
+        found = [(point.position, point.kinds[kind]) for point in points]
+        low, high = zip(*[of.interval for _, of in found], strict=True)
+        _band(rates, kind, colour, [x for x, _ in found], *_in_percent([of.rate for _, of in found], low, high))
+        leaning = odds_points(points, kind)
+        means, errors = [mean for _, mean, _ in leaning], [2 * error for _, _, error in leaning]
+        ends = [[mean + sign * error for mean, error in zip(means, errors, strict=True)] for sign in (-1, 1)]
+        _band(odds, kind, colour, [point.position for point, _, _ in leaning], means, *ends)
+    _dress(rates, "Prompts refused", "", "%, with 95 % interval")
+    _dress(odds, "Refusal log-odds", "", "nats, with two standard errors")
+    rates.set_ylim(0, 100)
+    odds.set_ylim(*odds_range(points))
+    odds.axhline(0, color=_SOFT, linewidth=0.8, linestyle=(0, (2, 3)))
+    for axes in (rates, odds):
+        _dress_measurements(axes, run, points)
+    # Above the drawing: inside it might hide a line.
+    beside = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 2}
+    rates.legend(frameon=False, fontsize=_LABEL_POINTS, labelcolor=_TEXT, **beside)
+    return figure
+
+
+def _in_percent(*series: Sequence[float]) -> list[list[float]]:
+    return [[100 * value for value in values] for values in series]
+
+
+def _band(
+    axes: Axes,
+    name: str,
+    colour: str,
+    xs: Sequence[int],
+    ys: Sequence[float],
+    low: Sequence[float],
+    high: Sequence[float],
+) -> None:
+    axes.fill_between(xs, low, high, color=colour, alpha=0.13, linewidth=0)
+    axes.plot(xs, ys, color=colour, linewidth=1.8, marker="o", markersize=4, label=name)
+
+
+def _dress_measurements(axes: Axes, run: Run, points: list[SafetyPoint]) -> None:
+    names = {0: "no training", **dict(enumerate(row_names(run), 1))}
+    first = points[0].position
+    shown = {place: name for place, name in names.items() if place >= first}
+    turned = {"rotation": 45, "ha": "right", "rotation_mode": "anchor"} if len(shown) > 3 else {}
+    axes.set_xticks(list(shown), list(shown.values()), **turned)
+    axes.set_xlim(first - 0.2, len(run.tasks) + 0.2)
 
 
 def _label_ends(axes: Axes, ends: list[tuple[float, float, str, str]], edge: float) -> None:

@@ -322,3 +322,19 @@ def test_a_real_tokenizer_cuts_only_the_sentence(real_t5: RowEncoder) -> None:
     assert found.target == tuple(real_t5.tokenizer("Science")["input_ids"])
     (whole,) = real_t5.encode([one], max_source_length=4096, max_target_length=50)
     assert whole.prompt == tuple(real_t5.tokenizer(one.prompt_text)["input_ids"])
+
+
+def test_a_tokenizer_that_puts_a_space_before_the_answer_gets_none_at_the_end_of_the_prompt() -> None:
+    """As with LLaMA's: the ids of prompt and answer are those of the one text that the published code writes."""
+    inner = Tokenizer(models.BPE(unk_token="<unk>"))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always")
+    trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"])
+    inner.train_from_iterator([*CORPUS, "[INST] Do it [/INST] yes"], trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )
+    encoder = RowEncoder(tokenizer, LlamaConfig(vocab_size=400))
+    prompt = (Segment("[INST] "), Segment("Do it", cut=True), Segment(" [/INST] "))
+    (found,) = encoder.encode([PromptTarget("task/train/0", prompt, "yes")], max_source_length=64, max_target_length=32)
+    ids = [index for index in (*found.prompt, *found.target) if index > 2]
+    assert ids == ids_of(encoder, "[INST] Do it [/INST] yes")

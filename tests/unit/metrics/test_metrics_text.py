@@ -89,8 +89,9 @@ def test_chinese_is_scored_by_characters() -> None:
 
 
 def test_the_registry_knows_every_metric() -> None:
-    assert METRICS.names() == ["exact_match", "accuracy", "f1", "rouge1", "rougeL"]
-    for name in METRICS.names():
+    on_texts = ["exact_match", "accuracy", "f1", "rouge1", "rougeL"]
+    assert METRICS.names()[:5] == on_texts
+    for name in on_texts:
         metric = METRICS.get(name)
         assert metric.name == name
         assert metric.range == (0.0, 1.0)
