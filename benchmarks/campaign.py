@@ -1,8 +1,8 @@
-"""Every method of the GORP family on one stream, with the same rows, budget and seeds: one table.
+"""Methods on one stream, with the same rows, budget and seeds: one table.
 
-    python benchmarks/family_campaign.py benchmarks/cl_topics.yaml --seeds 1,2,3
-    python benchmarks/family_campaign.py benchmarks/cl_order1.yaml --seeds 1 --set stream.order=2 --name order2
-    python benchmarks/family_campaign.py benchmarks/cl_topics.yaml --table
+    python benchmarks/campaign.py benchmarks/cl_topics.yaml --seeds 1,2,3
+    python benchmarks/campaign.py benchmarks/cl_order1.yaml --seeds 1 --set stream.order=2 --name order2
+    python benchmarks/campaign.py benchmarks/cl_topics.yaml --table
 
 Runs go to ``runs/campaign/NAME/METHOD-SEED``; finished ones are not repeated, interrupted ones go on. `--workers` of
 them run side by side with one thread each. The table is Markdown: means over seeds with 95 % intervals of Student's t,
@@ -23,6 +23,9 @@ from pathlib import Path
 from statistics import mean, stdev
 
 from scipy import stats
+
+_RATES = "slow_learning_rate: 4e-4, fast_learning_rate: 2e-3"
+_PROBES = "probes: 100, earlier_probes: 50"
 
 # Method: what is set for it beside the configuration. The ablation of GORP: B is inc-lora, then with full weights (L),
 # with the shared space (S), with both.
@@ -48,6 +51,26 @@ METHODS: dict[str, list[str]] = {
     "migu": ["method=migu"],
     "osf": ["method=osf", "adapter={kind: osf, target: attention}"],
     "per-task-lora": ["method=per-task-lora"],
+    # The slow adapter at a fifth of the fast one's rate, as published; replay with the bytes that slsd keeps of rows.
+    "ds-lora": [f"method={{name: ds-lora, {_RATES}}}"],
+    "ds-lora slow": [f"method={{name: ds-lora, {_RATES}, at_test: slow}}"],
+    "ds-lora fast": [f"method={{name: ds-lora, {_RATES}, at_test: fast}}"],
+    "ds-lora last": [f"method={{name: ds-lora, {_RATES}, at_test: last}}"],
+    "ds-lora merged": [f"method={{name: ds-lora, {_RATES}, fast: merged}}"],
+    "slsd": [f"method=[{{name: ds-lora, {_RATES}}}, {{name: slsd, {_PROBES}}}]"],
+    "slsd slow": [f"method=[{{name: ds-lora, {_RATES}, at_test: slow}}, {{name: slsd, {_PROBES}}}]"],
+    "slsd fast": [f"method=[{{name: ds-lora, {_RATES}, at_test: fast}}, {{name: slsd, {_PROBES}}}]"],
+    "slsd last": [f"method=[{{name: ds-lora, {_RATES}, at_test: last}}, {{name: slsd, {_PROBES}}}]"],
+    "slsd random": [f"method=[{{name: ds-lora, {_RATES}}}, {{name: slsd, {_PROBES}, selection: random}}]"],
+    "slsd alone": [f"method=[seq-lora, {{name: slsd, {_PROBES}, reach: all}}]"],
+    "replay bytes": ["method={name: replay, buffer_unit: bytes, buffer_size: 80000, ratio: 0.1}"],
+    "replay low entropy": ["method={name: replay, buffer_size: 20, ratio: 0.1, selection: low_entropy}"],
+    "replay surprise": ["method={name: replay, buffer_size: 20, ratio: 0.1, selection: surprise}"],
+    "ewc": ["method=ewc"],
+    "lwf": ["method=lwf"],
+    "a-gem": ["method={name: a-gem, buffer_size: 20, batch_size: 8}"],
+    "lora-ema": ["method={name: lora-ema, decay: 0.99}"],
+    "frozen layers": ["method=seq-lora", "adapter.num_frozen_layers=1"],
 }
 
 

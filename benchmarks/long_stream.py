@@ -1,6 +1,6 @@
 """What a step costs, and how much memory, as the tasks of a long stream go by: a table, and one picture.
 
-python benchmarks/family_campaign.py benchmarks/cl_long.yaml
+python benchmarks/campaign.py benchmarks/cl_long.yaml
 python benchmarks/long_stream.py runs/campaign/cl_long
 """
 
