@@ -88,7 +88,7 @@ CONFIGURATION = [
     Wrong("out of range", r"c\.yaml:3:24: train\.learning_rate: must be greater than 0, got -0\.001\.", GOOD + "train: {learning_rate: -1e-3}\n"),
     Wrong("not one of", r'c\.yaml:3:16: train\.optim: "adamw" is not one of: adamw_torch, sgd, adafactor\. Did you mean `adamw_torch`\?', GOOD + "train: {optim: adamw}\n"),
     Wrong("a mapping for a list", r"c\.yaml:3:19: adapter\.layers: must be a list of whole numbers, got a mapping\..*", GOOD + "adapter: {layers: {}}\n"),
-    Wrong("no such method", r"c\.yaml:3:9: method\.name: there is no method `ewcc`\. Write one of: seq-lora, .*", GOOD + "method: ewcc\n"),
+    Wrong("no such method", r"c\.yaml:3:9: method\.name: there is no method `recall`\. Write one of: seq-lora, .*", GOOD + "method: recall\n"),
     Wrong("no such stream", r"c\.yaml:1:9: stream\.name: there is no stream `cl_benchmark`\. Did you mean `cl-benchmark`\?", f"stream: cl_benchmark\n{MODEL}"),
     Wrong("no such kind of adapter", r"c\.yaml:3:11: adapter\.kind: There is no adapter kind `loar`\. Did you mean `lora`\?", GOOD + "adapter: {kind: loar}\n"),
     Wrong("two methods for one thing", r"c\.yaml:3:1: method: `seq-lora` and `inc-lora` both decide on which adapters learn\. Keep one of them\.", GOOD + "method: [seq-lora, inc-lora]\n"),

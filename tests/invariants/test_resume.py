@@ -38,7 +38,10 @@ CASES = {
     "inc-lora": {"method": "inc-lora"},
     "per-task-lora": {"method": "per-task-lora"},
     "replay": {"method": {"name": "replay", "ratio": 0.5, "buffer_size": 20}},
+    "replay surprise": {"method": {"name": "replay", "ratio": 0.5, "buffer_size": 20, "selection": "surprise"}},
+    "ds-lora merged": {"method": {"name": "ds-lora", "slow_learning_rate": 1e-4, "fast": "merged"}},
     **{name: needs(name) for name in ("o-lora", "osf", "slao", "inf-lora", "migu", "gorp")},
+    **{name: needs(name) for name in ("ds-lora", "slsd", "ewc", "lwf", "a-gem", "lora-ema")},
 }
 
 
