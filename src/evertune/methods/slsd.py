@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
 from statistics import fmean
@@ -13,6 +14,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 
 from evertune.backbones.language_model import evaluating, without_dropout
+from evertune.errors import ConfigError
 from evertune.functional.divergence import top_divergence
 from evertune.functional.sampling import lowest_priorities
 from evertune.methods.base import Context, Method, MethodState
@@ -41,6 +43,8 @@ class SLSD(Method):
     on `batch_size` probes every `cadence` optimiser steps, both at `temperature` and without dropout: lambda means the
     same per optimiser step at any cadence. Its gradient reaches the slow adapter alone, though all adapters take part
     in the answer. Every probe is visited once before any is visited again.
+
+    A probe of an earlier task is held to what the slow adapter answers without that task's own fast one.
 
     Attributes:
         probes: Most rows of the running task.
@@ -79,6 +83,19 @@ class SLSD(Method):
     adapter_kinds: ClassVar[frozenset[str]] = frozenset()
     term_keys: ClassVar[Mapping[str, str]] = {"distillation": "lambda_distillation"}
 
+    def __post_init__(self) -> None:
+        """Refuses a filter that would have no effect.
+
+        Raises:
+            ConfigError: If rows are taken at random, or by a highest entropy, and filtered otherwise as well.
+        """
+        beside = {"max_entropy": self.max_entropy is not None, "kept_fraction": self.kept_fraction != 0.5}
+        for option in beside if self.selection == "random" else ():
+            if beside[option]:
+                raise ConfigError("Rows are taken at random.", where=option, instead="Remove the key.")
+        if self.max_entropy is not None and beside["kept_fraction"]:
+            raise ConfigError("`max_entropy` says what is kept.", where="kept_fraction", instead="Keep one of them.")
+
     def required(self) -> frozenset[str]:
         """Rows of earlier tasks, and a slow adapter, unless the options do without."""
         spared = {"old_data": self.earlier_probes == 0, "slow_adapters": self.reach == "all"}
@@ -114,11 +131,12 @@ class SLSD(Method):
         step = state.values["step"]
         state.values["step"] = step + 1
         buffer = self._buffer(state, context)
-        if buffer is None or step % self.cadence:
+        turn, off = divmod(step + 1, self.cadence)
+        if buffer is None or off:
             return {}
-        places = self._visited(context, len(buffer.rows), step // self.cadence)
-        reached = context.bank.trainable if self.reach == "all" else context.slow
-        with context.bank.learning_only(reached), without_dropout(context.bank.model):
+        places = self._visited(context, len(buffer.rows), turn - 1)
+        reached = nullcontext() if self.reach == "all" else context.bank.learning_only(context.slow)
+        with reached, without_dropout(context.bank.model):
             divergences = self._divergences(context, buffer, places)
         weight = self.lambda_distillation * self.cadence * self.temperature**2
         return {"distillation": weight * torch.cat(divergences).mean()}
@@ -147,24 +165,24 @@ class SLSD(Method):
             )
             context.warn(f"{text}: raise `method.top_k`, or lower `method.temperature` ({self.temperature:g})")
 
-    def _choose(self, probes: Iterator[Probe]) -> tuple[list[Probe], list[Probe]]:
-        """The rows that were looked at, and those of them that are kept."""
+    def _choose(self, probes: Iterator[Probe]) -> tuple[list[float], list[Probe]]:
+        """The entropies of the rows that were looked at, and those of them that are kept."""
         if self.selection == "random":
-            seen = list(islice(probes, self.probes))
-            return seen, seen
+            kept = list(islice(probes, self.probes))
+            return [probe.entropy for probe in kept], kept
         if self.max_entropy is not None:
             seen, kept = [], []
             for probe in probes:
-                seen.append(probe)
+                seen.append(probe.entropy)
                 if probe.entropy < self.max_entropy:
                     kept.append(probe)
                 if len(kept) == self.probes:
                     break
             return seen, kept
-        seen = list(islice(probes, math.ceil(self.probes / self.kept_fraction)))
+        looked_at = list(islice(probes, math.ceil(self.probes / self.kept_fraction)))
+        seen = [probe.entropy for probe in looked_at]
         count = min(self.probes, math.ceil(self.kept_fraction * len(seen)))
-        places = lowest_priorities([probe.entropy for probe in seen], [1] * len(seen), count)
-        return seen, [seen[place] for place in places]
+        return seen, [looked_at[place] for place in lowest_priorities(seen, [1] * len(seen), count)]
 
     def _visited(self, context: Context, count: int, turn: int) -> list[int]:
         """The places of the probes of one distillation: batch by batch through one order after another."""
@@ -218,11 +236,11 @@ def _rows(context: Context, ids: Sequence[str]) -> dict[str, PromptTarget]:
     return {row.id: row for task in context.stream.tasks for row in task.train if row.id in wanted}
 
 
-def _audit(candidates: Sequence[Probe], chosen: Sequence[Probe], earlier: Sequence[Probe]) -> dict[str, Any]:
+def _audit(looked_at: Sequence[float], chosen: Sequence[Probe], earlier: Sequence[Probe]) -> dict[str, Any]:
     """What the filter kept."""
-    looked_at, kept = ([probe.entropy for probe in probes] for probes in (candidates, chosen))
+    kept = [probe.entropy for probe in chosen]
     return {
-        "candidates": len(candidates),
+        "candidates": len(looked_at),
         "kept": len(chosen),
         "earlier": len(earlier),
         "mean_entropy_of_candidates": fmean(looked_at) if looked_at else None,

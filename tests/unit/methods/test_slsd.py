@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evertune.backbones.language_model import evaluating
-from evertune.errors import CapabilityError
+from evertune.errors import CapabilityError, ConfigError
 from evertune.functional.divergence import divergence, top_distribution
 from evertune.functional.divergence import entropy as token_entropy
 from evertune.methods.base import Method, MethodState
@@ -149,7 +149,7 @@ def test_fewer_probes_than_a_batch_are_all_taken_every_time(tmp_path: Path) -> N
 def test_it_is_due_every_cadence_steps_and_weighs_as_much_per_step(tmp_path: Path, cadence: int) -> None:
     seen = watched(tmp_path, DUAL, probes=4, kept_fraction=1.0, cadence=cadence)
     due = [bool(terms) for _, _, terms in seen]
-    assert due == [step % cadence == 0 for step in range(len(due))]
+    assert due == [(step + 1) % cadence == 0 for step in range(len(due))]
     assert seen[-1][0].values["step"] == len(due)
 
 
@@ -262,3 +262,17 @@ def test_a_buffer_comes_out_of_a_state_as_it_went_in() -> None:
         assert torch.equal(ours.rest, theirs.rest)
     ProbeBuffer.clear(state)
     assert ProbeBuffer.load(state) is None
+
+
+@pytest.mark.parametrize(
+    ("options", "where"),
+    [
+        ({"selection": "random", "max_entropy": 1.0}, "max_entropy"),
+        ({"selection": "random", "kept_fraction": 0.3}, "kept_fraction"),
+        ({"max_entropy": 1.0, "kept_fraction": 0.3}, "kept_fraction"),
+    ],
+)
+def test_filters_without_effect_are_refused(options: dict[str, Any], where: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        SLSD(**options)
+    assert caught.value.problems[0].where == where

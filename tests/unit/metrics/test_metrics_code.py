@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from evertune.metrics.base import Row
-from evertune.metrics.code import CODE_PASSES, code_of, code_parses, code_passes, is_balanced, parses_as_python
+from evertune.metrics.code import CODE_PASSES, code_of, code_parses, code_passes, is_balanced, python_constructs
 
 PYTHON = "def double(x):\n    return 2 * x"
 SQL = "SELECT name FROM people WHERE age > (20);"
@@ -34,6 +34,9 @@ def test_the_program_of_an_answer() -> None:
         (SQL, 0),
         ("# only a comment", 0),
         ("", 0),
+        ("the", 0),
+        ("y = 2 * x", 0),
+        ("def triple(x):\n    pass", 1),
         ("  \n", 0),
         ("```python\n```", 0),
         ("\0", 0),
@@ -49,8 +52,9 @@ def test_where_the_right_answer_is_python(answer: str, score: float) -> None:
     ("answer", "score"),
     [
         (SQL, 1),
-        ("SELECT name FROM people", 1),
-        ("It's what you'd call O'Brien's", 1),
+        ("SELECT name FROM people", 0),
+        ("the clock", 0),
+        ("It's what you'd call Tom's ( > ) ;", 1),
         ("console.log('a)');", 1),
         ('say("a \\" b");', 1),
         ("SELECT name FROM people WHERE (age > 20", 0),
@@ -66,14 +70,28 @@ def test_where_the_right_answer_is_another_language(answer: str, score: float) -
 
 def test_an_answer_need_not_be_better_balanced_than_the_right_one() -> None:
     assert not is_balanced("1) Say this (")
-    assert code_parses("1) Say that", "1) Say this (") == 1
+    assert code_parses("1) Say that (", "1) Say this (") == 1
+    assert code_parses("1) Say that", "1) Say this (") == 0
     assert code_parses("", "1) Say this (") == 0
+
+
+def test_where_the_right_answer_has_no_form_it_must_be_met() -> None:
+    assert code_parses("a b", "a  b") == 1
+    assert code_parses("3", "3\n") == 1
+    assert code_parses("4", "3") == 0
+    assert code_parses("x = 3", "3") == 0
+
+
+def test_prefixed_strings_are_balanced() -> None:
+    assert is_balanced("f'Hello {x}!'")
+    assert is_balanced("N'a b!'")
+    assert not is_balanced("f'Hello {x}!")
 
 
 def test_doubtful_escapes_warn_nobody() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert parses_as_python("x = '\\d'")
+        assert python_constructs("x = '\\d'")
 
 
 @given(text=st.text())
