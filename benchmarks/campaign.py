@@ -83,6 +83,7 @@ def main() -> None:
     parser.add_argument("--name")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print the table of what is finished")
+    parser.add_argument("--losses", action="store_true", help="a table of losses in place of scores")
     options = parser.parse_args()
     folder = Path("runs/campaign") / (options.name or options.config.stem)
     chosen = [name.strip() for name in options.methods.split(",")]
@@ -91,7 +92,7 @@ def main() -> None:
         jobs = [(method, seed) for seed in seeds for method in chosen]
         with ThreadPoolExecutor(options.workers) as pool:
             list(pool.map(lambda job: run(options.config, folder, *job, options.changes), jobs))
-    print(table(folder, chosen))
+    print(loss_table(folder, chosen) if options.losses else table(folder, chosen))
 
 
 def place(folder: Path, method: str, seed: int) -> Path:
@@ -113,6 +114,13 @@ def run(config: Path, folder: Path, method: str, seed: int, changes: list[str]) 
     print(f"{output.name}: exit {code}, {time.monotonic() - start:.0f} s", flush=True)
 
 
+def runs_of(folder: Path, method: str) -> list[Path]:
+    """The finished runs of a method."""
+    name = place(folder, method, 0).name[:-2]
+    found = [path.parent for path in sorted(folder.glob(f"{name}-*/summary.json"))]
+    return [path for path in found if path.name.rpartition("-")[0] == name]
+
+
 def table(folder: Path, methods: Iterable[str]) -> str:
     lines = [
         "| method | seeds | average accuracy | learning | backward transfer | forgetting | worst task "
@@ -120,8 +128,7 @@ def table(folder: Path, methods: Iterable[str]) -> str:
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for method in methods:
-        runs = [path.parent for path in sorted(folder.glob(f"{place(folder, method, 0).name[:-1]}*/summary.json"))]
-        runs = [path for path in runs if path.name.rpartition("-")[0] == place(folder, method, 0).name[:-2]]
+        runs = runs_of(folder, method)
         if not runs:
             continue
         summaries = [json.loads((path / "summary.json").read_text()) for path in runs]
@@ -136,13 +143,35 @@ def table(folder: Path, methods: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def interval(values: list[float]) -> str:
+def loss_table(folder: Path, methods: Iterable[str]) -> str:
+    """Losses on test rows, in nats per answer token: where no answer is ever met, what was learnt still shows."""
+    lines = ["| method | seeds | loss at the end | when learnt | growth | worst growth |", "|---|---|---|---|---|---|"]
+    for method in methods:
+        runs = runs_of(folder, method)
+        if not runs:
+            continue
+        columns: dict[str, list[float]] = {"end": [], "learnt": [], "growth": [], "worst": []}
+        for run in runs:
+            losses = json.loads((run / "matrix.json").read_text())["loss"]
+            columns["end"].append(mean(losses[-1]))
+            learnt = [row[place] for place, row in enumerate(losses)]
+            if None not in learnt:
+                growth = [last - first for last, first in zip(losses[-1], learnt, strict=True)][:-1]
+                columns["learnt"].append(mean(learnt))
+                columns["growth"].append(mean(growth))
+                columns["worst"].append(max(growth))
+        cells = [interval(values, scale=1, digits=2) for values in columns.values()]
+        lines.append(f"| `{method}` | {len(runs)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def interval(values: list[float], *, scale: float = 100, digits: int = 1) -> str:
     if not values:
         return ""
-    text = f"{100 * mean(values):.1f}"
+    text = f"{scale * mean(values):.{digits}f}"
     if len(values) > 1:
         half = stats.t.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
-        text += f" ± {100 * half:.1f}"
+        text += f" ± {scale * half:.{digits}f}"
     return text
 
 
