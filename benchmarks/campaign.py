@@ -58,6 +58,7 @@ METHODS: dict[str, list[str]] = {
     "ds-lora last": [f"method={{name: ds-lora, {_RATES}, at_test: last}}"],
     "ds-lora merged": [f"method={{name: ds-lora, {_RATES}, fast: merged}}"],
     "slsd": [f"method=[{{name: ds-lora, {_RATES}}}, {{name: slsd, {_PROBES}}}]"],
+    "slsd whole": [f"method=[{{name: ds-lora, {_RATES}}}, {{name: slsd, {_PROBES}, student: all}}]"],
     "slsd slow": [f"method=[{{name: ds-lora, {_RATES}, at_test: slow}}, {{name: slsd, {_PROBES}}}]"],
     "slsd fast": [f"method=[{{name: ds-lora, {_RATES}, at_test: fast}}, {{name: slsd, {_PROBES}}}]"],
     "slsd last": [f"method=[{{name: ds-lora, {_RATES}, at_test: last}}, {{name: slsd, {_PROBES}}}]"],

@@ -41,10 +41,8 @@ class SLSD(Method):
     ``lambda_distillation * cadence * temperature^2 * mean over answer tokens of KL(then || now)``
 
     on `batch_size` probes every `cadence` optimiser steps, both at `temperature` and without dropout: lambda means the
-    same per optimiser step at any cadence. Its gradient reaches the slow adapter alone, though all adapters take part
-    in the answer. Every probe is visited once before any is visited again.
-
-    A probe of an earlier task is held to what the slow adapter answers without that task's own fast one.
+    same per optimiser step at any cadence. Its gradient reaches the slow adapter alone. Every probe is visited once
+    before any is visited again.
 
     Attributes:
         probes: Most rows of the running task.
@@ -61,6 +59,10 @@ class SLSD(Method):
         batch_size: Probes at once.
         reach: ``slow``: the slow adapters of the method beside it; ``all``: everything that learns, for methods without
             a slow part.
+        student: Who answers, before the task and while it is learnt. ``slow``: the slow adapters without the other
+            learning ones, so that these are free to learn the task. ``all``: everything that learns, as published: then
+            the slow adapter is moved to undo what the fast one learns, that one learns against it, and both grow.
+            Without effect at ``reach: all``, where everything answers.
 
     Source: SLSD, the published code of DS-LoRA (2025), which filters by the entropy behind the last token (threshold
     1.5), keeps whole logits of whole rows, visits one probe in ten, and lets the term reach both
@@ -78,6 +80,7 @@ class SLSD(Method):
     cadence: Annotated[int, Ge(1)] = 1
     batch_size: Annotated[int, Ge(1)] = 4
     reach: Literal["slow", "all"] = "slow"
+    student: Literal["slow", "all"] = "slow"
 
     requires: ClassVar[frozenset[str]] = frozenset({"old_data", "slow_adapters"})
     adapter_kinds: ClassVar[frozenset[str]] = frozenset()
@@ -93,6 +96,8 @@ class SLSD(Method):
         for option in beside if self.selection == "random" else ():
             if beside[option]:
                 raise ConfigError("Rows are taken at random.", where=option, instead="Remove the key.")
+        if self.reach == "all" and self.student != "slow":
+            raise ConfigError("Everything answers at `reach: all`.", where="student", instead="Remove the key.")
         if self.max_entropy is not None and beside["kept_fraction"]:
             raise ConfigError("`max_entropy` says what is kept.", where="kept_fraction", instead="Keep one of them.")
 
@@ -113,8 +118,9 @@ class SLSD(Method):
         rows = _rows(context, state.values["earlier"])
         own = [row for task in context.tasks for row in task.train]
         python_generator(context.seed, "slsd candidates", context.stage.index).shuffle(own)
-        candidates, chosen = self._choose(self._ask(context, own))
-        earlier = list(self._ask(context, list(rows.values())))
+        with context.bank.without(self._silent(context)):
+            candidates, chosen = self._choose(self._ask(context, own))
+            earlier = list(self._ask(context, list(rows.values())))
         state.values["audit"] = _audit(candidates, chosen, earlier)
         if chosen or earlier:
             buffer = ProbeBuffer.of([*chosen, *earlier])
@@ -135,8 +141,10 @@ class SLSD(Method):
         if buffer is None or off:
             return {}
         places = self._visited(context, len(buffer.rows), turn - 1)
-        reached = nullcontext() if self.reach == "all" else context.bank.learning_only(context.slow)
-        with reached, without_dropout(context.bank.model):
+        bank, silent = context.bank, self._silent(context)
+        student = bank.without(silent) if silent else nullcontext()
+        reached = nullcontext() if self.reach == "all" or silent else bank.learning_only(context.slow)
+        with student, reached, without_dropout(bank.model):
             divergences = self._divergences(context, buffer, places)
         weight = self.lambda_distillation * self.cadence * self.temperature**2
         return {"distillation": weight * torch.cat(divergences).mean()}
@@ -153,6 +161,12 @@ class SLSD(Method):
     def facts(self, state: MethodState, context: Context) -> Mapping[str, Any]:
         """What the filter kept, and how far the answers to the probes moved."""
         return state.values["audit"]
+
+    def _silent(self, context: Context) -> tuple[str, ...]:
+        """The learning adapters that take no part in answering probes."""
+        if self.reach == "all" or self.student == "all":
+            return ()
+        return tuple(name for name in context.bank.trainable if name not in context.slow)
 
     def _ask(self, context: Context, rows: Sequence[PromptTarget]) -> Iterator[Probe]:
         sizes = {"batch_size": self.batch_size, "top_k": self.top_k, "temperature": self.temperature}
