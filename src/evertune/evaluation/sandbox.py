@@ -2,13 +2,14 @@
 
 What it is for is a program that goes wrong: it loops, fills memory or disk, starts processes, writes over files, or
 leaves before its tests are over. Each has limits of time, memory, file size and open files; no environment; an empty
-folder that is deleted afterwards, the only one in which it may change files; no network (a network of its own on Linux
-where that is allowed, and sockets refused by Python everywhere); and no way that Python knows to start processes. A
+folder that is deleted afterwards; no network (a network of its own on Linux where that is allowed, and sockets refused
+by Python everywhere). The usual ways to start processes, and to change files outside that folder, are refused. A
 program has passed when a random token has come back that the process is not given before the tests are over: neither an
 exit code nor anything that is printed counts.
 
-What it does not do: hide files from reading, or hold a program that is written to break out of Python's own checks, or
-to act as if it were this harness. Where such programs are to be feared, run all of it in a container.
+What it does not do: hide files from reading, bound the number of files, or hold a program that is written to break out
+of Python's own checks (by private modules, by file descriptors of folders), or to act as if it were this harness; least
+of all where it runs as the superuser. Where such programs are to be feared, run all of it in a container.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def passes(code: str, tests: str, *, seconds: int = SECONDS, memory_bytes: int =
     token = secrets.token_hex(16).encode()
     job = {"code": code, "tests": tests, "seconds": seconds, "memory_bytes": memory_bytes}
     with contextlib.ExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="evertune-program-"))
+        folder = tempfile.mkdtemp(prefix="evertune-program-")
+        stack.callback(_remove, folder)
         work = stack.enter_context(tempfile.TemporaryFile())
         work.write(json.dumps(job).encode())
         work.seek(0)
@@ -86,6 +88,11 @@ def passes(code: str, tests: str, *, seconds: int = SECONDS, memory_bytes: int =
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+def _remove(folder: str) -> None:
+    """Deletes what a program left, however deep it has nested it: Python's own way to is recursive."""
+    subprocess.run(["rm", "-rf", "--", folder], stderr=subprocess.DEVNULL, check=False)
 
 
 def _pipe(stack: contextlib.ExitStack) -> tuple[FileIO, FileIO]:

@@ -16,7 +16,7 @@ from evertune.streams.bad_rows import BadRows
 from evertune.streams.examples import PromptTarget, Segment
 from evertune.streams.prepare.prepared import check_file, read_manifest
 from evertune.streams.prompts import Template, parse_template, prompt_target
-from evertune.streams.readers import read_rows
+from evertune.streams.readers import read_rows, shown_path
 from evertune.streams.row_formats import INSTRUCTION, CheckedRow, check_rows
 from evertune.streams.splits import NO_ROWS, SplitRows, build_task
 from evertune.streams.task import SPLITS, Split, Stream, Task
@@ -78,6 +78,9 @@ class FiveTasks:
             manifest = read_manifest(root, NAME, where="stream.root")
         except InputError as error:
             raise ConfigError(error.problems) from error
+        if missing := [name for name in self.tasks if name not in manifest["tasks"]]:
+            what = f"The folder {shown_path(root)} was prepared without {', '.join(missing)}."
+            raise ConfigError(what, where="stream.root", instead="Prepare it again.")
         template = parse_template(self.template, where="stream.template")
         bad = BadRows()
         tasks = [self._task(name, root, manifest["tasks"][name][self.size], template, seed, bad) for name in self.tasks]
@@ -153,8 +156,8 @@ def _example(task: str, row: CheckedRow, id: str, template: Template) -> PromptT
 def _turn_apart(prompt: Sequence[Segment], marker: str) -> tuple[Segment, ...]:
     """The prompt with the last turn of a conversation as a piece of its own.
 
-    Of several pieces that may be cut the longest is cut first, each from its end: so earlier turns go before the turn
-    that is to be answered.
+    Of several pieces that may be cut the longest is cut first, each from its end: so a long history does not push out the
+    turn that is to be answered.
     """
     apart: list[Segment] = []
     for segment in prompt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -164,3 +165,14 @@ def test_a_platform_without_limits_is_refused(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(sandbox, "is_available", lambda: False)
     with pytest.raises(RuntimeError, match="cannot limit"):
         passes("pass", "pass")
+
+
+def test_folders_nested_without_end_are_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    nested = "import os\nfor _ in range(3000):\n    os.mkdir('a')\n    os.chdir('a')\n"
+    passes(nested, "assert True")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_program_cannot_put_its_own_exec_in_the_place_of_ours() -> None:
+    assert not passes("import builtins\nbuiltins.exec = lambda *a: None\nbuiltins.compile = None", "assert False")

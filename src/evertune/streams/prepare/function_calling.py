@@ -6,12 +6,12 @@ conversation, so that the arguments can be known.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
+from evertune.streams.prepare.raw_files import finite_json
 from evertune.streams.prepare.rows import Converted, Dropped, PreparedRow, dumped
 from evertune.streams.prepare.sources import Hub, Source
 
@@ -97,7 +97,8 @@ def _turns(message: Any) -> Iterator[_Turn]:
     """The turns of a message: its text, then its calls."""
     if not isinstance(message, dict):
         raise _Unreadable("a turn is not an object")
-    kind = _KINDS.get(message.get("from") or message.get("role") or "")
+    speaker = message.get("from") or message.get("role")
+    kind = _KINDS.get(speaker) if isinstance(speaker, str) else None
     text = message.get("value", message.get("content"))
     text = "" if text is None else text
     if kind is None or not isinstance(text, str):
@@ -106,6 +107,8 @@ def _turns(message: Any) -> Iterator[_Turn]:
         yield _call(_parsed(text, "a call is not JSON"))
         return
     calls = message.get("tool_calls") or ([message["function_call"]] if message.get("function_call") else [])
+    if not isinstance(calls, list):
+        raise _Unreadable("a call without name and arguments")
     if text.strip() or not calls:
         yield _Turn(kind, text.strip())
     for call in calls:
@@ -128,6 +131,8 @@ def _tools(value: Any) -> Sequence[Mapping[str, Any]]:
     tools = _parsed(value or "[]", "the tools are not JSON") if isinstance(value, str) else value
     if not isinstance(tools, list) or not tools or not all(isinstance(tool, dict) for tool in tools):
         raise _Unreadable("a conversation without tools")
+    if not all(isinstance(_function(tool).get("name"), str) for tool in tools):
+        raise _Unreadable("a tool without a name")
     return tools
 
 
@@ -139,7 +144,7 @@ def _function(value: Any) -> Mapping[str, Any]:
 
 def _parsed(text: str, problem: str) -> Any:
     try:
-        return json.loads(text)
+        return finite_json(text)
     except (ValueError, RecursionError) as error:
         raise _Unreadable(problem) from error
 

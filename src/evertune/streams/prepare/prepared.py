@@ -86,6 +86,14 @@ def read_manifest(folder: Path, stream: str, *, where: str = "") -> dict[str, An
     if not isinstance(manifest, dict) or (manifest.get("format"), manifest.get("stream")) != (FORMAT, stream):
         what = f"{shown_path(path)} is not of a prepared stream `{stream}`."
         raise InputError(what, where=place, instead=instead)
+    try:
+        whole = bool(manifest["inputs"].keys()) and all(
+            {"file", "rows", "sha256", "rule"} <= record.keys() for record in all_records(manifest)
+        )
+    except (AttributeError, KeyError, TypeError):
+        whole = False
+    if not whole or not manifest["tasks"]:
+        raise InputError(f"{shown_path(path)} is damaged: parts of it are missing.", where=place, instead=instead)
     return manifest
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import re
 import zlib
 from collections.abc import Iterator
@@ -41,13 +42,33 @@ def read_values(path: Path, bad: BadRows) -> list[Any]:
     return list(read(text, shown, bad))
 
 
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+_FINITE: Any = {"parse_constant": _finite, "parse_float": _finite}
+
+
+def finite_json(text: str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: If it is none, or holds a number that JSON does not have: NaN, infinities, 1e999.
+        RecursionError: If it is nested too deeply.
+    """
+    return json.loads(text, **_FINITE)
+
+
 def _lines(text: str, shown: str, bad: BadRows) -> Iterator[Any]:
     found = False
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             found = True
             try:
-                yield json.loads(line)
+                yield finite_json(line)
             except (ValueError, RecursionError) as error:
                 bad.add(f"{shown}:{number}", f"This line is not JSON: {_reason(error)}.")
     if not found:
@@ -56,7 +77,7 @@ def _lines(text: str, shown: str, bad: BadRows) -> Iterator[Any]:
 
 def _elements(text: str, shown: str, bad: BadRows) -> Iterator[Any]:
     """The elements of a JSON list, up to the first that is broken: what follows it cannot be told apart."""
-    decoder, number, place = json.JSONDecoder(), 1, text.index("[") + 1
+    decoder, number, place = json.JSONDecoder(**_FINITE), 1, text.index("[") + 1
     place = _after_spaces(text, place)
     while not (number == 1 and text.startswith("]", place)):
         try:
@@ -67,6 +88,8 @@ def _elements(text: str, shown: str, bad: BadRows) -> Iterator[Any]:
         yield value
         place = _after_spaces(text, place)
         if text.startswith("]", place):
+            if text[place + 1 :].strip():
+                bad.add(f"{shown}:{number}", "Something follows the `]` that ends the list after this element.")
             return
         if not text.startswith(",", place):
             bad.add(f"{shown}:{number}", "A `,` or the `]` is missing after this element.")
