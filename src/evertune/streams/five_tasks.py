@@ -156,8 +156,8 @@ def _example(task: str, row: CheckedRow, id: str, template: Template) -> PromptT
 def _turn_apart(prompt: Sequence[Segment], marker: str) -> tuple[Segment, ...]:
     """The prompt with the last turn of a conversation as a piece of its own.
 
-    Of several pieces that may be cut the longest is cut first, each from its end: so a long history does not push out the
-    turn that is to be answered.
+    Of several pieces that may be cut the longest is cut first, each from its end: so a long history does not push out
+    the turn that is to be answered.
     """
     apart: list[Segment] = []
     for segment in prompt:
