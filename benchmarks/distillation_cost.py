@@ -13,56 +13,38 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import gc
 import os
 import statistics
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import Callable
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
-import psutil
 import torch
-from accelerate import Accelerator
-from penalty_cost import Candidate, interleaved
-from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from stages import fixed_length, interleaved, paired_ratio, stage_job
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from evertune.adapters.bank import AdapterBank
 from evertune.adapters.spec import AdapterSpec
-from evertune.backbones.base import BackboneConfig, Encoded, Identity
-from evertune.backbones.builtin import builtin_folder
 from evertune.backbones.causal_lm import CausalLM
-from evertune.console import Console
 from evertune.functional.divergence import top_distribution
-from evertune.methods.base import Context, Method
+from evertune.methods.base import Method
 from evertune.methods.ds_lora import DSLoRA
 from evertune.methods.slsd import SLSD
 from evertune.methods.stack import MethodStack
-from evertune.streams.examples import PromptTarget, Segment
-from evertune.streams.task import Stage, Stream, Task
-from evertune.training.config import TrainConfig
+from evertune.streams.task import Stage
 from evertune.training.feed import Feed
-from evertune.training.interrupt import StopRequest
-from evertune.training.job import FitJob
 from evertune.training.step import Stepper
-from evertune.training.tracking import EventLog
 
 ROWS, PROMPT, ANSWER, VOCABULARY, LENGTH, LAYERS = 8, 96, 32, 32_000, 512, 8
 
 
-class FixedLengthLM(CausalLM):
-    """Rows are already token ids: what is measured is the step, not the tokenizer."""
-
-    def encode(self, rows, *, max_source_length, max_target_length):
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(4, VOCABULARY, (len(rows), PROMPT + ANSWER), generator=draw).tolist()
-        return [
-            Encoded(row.id, tuple(line[:PROMPT]), tuple(line[PROMPT:])) for row, line in zip(rows, ids, strict=True)
-        ]
+FixedLengthLM = fixed_length(CausalLM, prompt=PROMPT, answer=ANSWER, vocabulary=VOCABULARY)
 
 
-def build(methods: tuple[tuple[str, Method], ...], probes: int) -> tuple[Candidate, float, int]:
-    """The candidate, seconds and bytes of memory that it took to have the probes answered."""
+def build(methods: tuple[tuple[str, Method], ...], probes: int) -> tuple[Callable[[int], None], float, int]:
+    """How a step is taken, the seconds that answering the probes took, and the bytes of tensors that it left."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": LAYERS, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, **sizes))
@@ -72,41 +54,28 @@ def build(methods: tuple[tuple[str, Method], ...], probes: int) -> tuple[Candida
     for seed, name in enumerate(stack.adapters(stage).active):
         bank.add(name, seed=seed)
     bank.apply(stack.adapters(stage))
-    job = make_job(bank, stage, stack, probes)
+    model_of = {"built_in": "tiny-llama", "task_type": "causal_lm", "batch_size": ROWS}
+    job = stage_job(bank, stage, stack, FixedLengthLM, **model_of, rows=max(400, 2 * probes))
     feed = Feed(job)
     job = dataclasses.replace(job, context=dataclasses.replace(job.context, batch=feed.batch, computing=job.computing))
-    memory, begun = psutil.Process().memory_info().rss, time.perf_counter()
+    memory, begun = tensor_bytes(), time.perf_counter()
     stack.begin_task(job.states, job.context)
-    taken = time.perf_counter() - begun, psutil.Process().memory_info().rss - memory
+    taken = time.perf_counter() - begun, tensor_bytes() - memory
     stepper = Stepper(job, feed.total_steps)
     stepper.model.train()
-    return Candidate(lambda number: stepper.take(feed.step(number).batches) and None, lambda: None), *taken
+
+    def step(number: int) -> None:
+        stepper.take(feed.step(number).batches)
+
+    return step, *taken
 
 
-def make_job(bank: AdapterBank, stage: Stage, stack: MethodStack, probes: int) -> FitJob:
-    rows = tuple(
-        PromptTarget(f"bench/train/{index}", (Segment("x", cut=True),), "y") for index in range(max(400, 2 * probes))
-    )
-    stream = Stream("bench", (Task("bench", rows, (), ()),))
-    config = BackboneConfig(path="bench", task_type="causal_lm")
-    tokenizer = AutoTokenizer.from_pretrained(builtin_folder("tiny-llama"))
-    identity = Identity("bench", "local folder", None, "0" * 64)
-    backbone = FixedLengthLM(config, identity, bank.base_model, tokenizer)
-    folder = Path(tempfile.mkdtemp())
-    return FitJob(
-        title="bench",
-        context=Context(stream, stage, bank, backbone, 0, {"bench": 10}, slow=stack.slow_adapters(stage)),
-        methods=stack,
-        states=stack.init_state(),
-        config=TrainConfig(per_device_train_batch_size=ROWS, learning_rate=1e-5),
-        rows=rows,
-        accelerator=Accelerator(cpu=True, mixed_precision="no"),
-        autocast=None,
-        checkpoint_root=folder,
-        events=EventLog(folder / "events.jsonl"),
-        console=Console(),
-        stop=StopRequest(),
-    )
+def tensor_bytes() -> int:
+    """Bytes of all tensors that are alive, each memory once: what a process holds depends on its allocator too."""
+    gc.collect()
+    alive = (each for each in gc.get_objects() if issubclass(type(each), torch.Tensor))
+    held = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in alive}
+    return sum(held.values())
 
 
 def main() -> None:
@@ -130,14 +99,14 @@ def main() -> None:
         "slsd, cadence 1": (dual, ("slsd", SLSD(**shared))),
         "slsd, cadence 4": (dual, ("slsd", SLSD(cadence=4, **shared))),
     }
-    candidates: dict[str, Candidate] = {}
+    steps: dict[str, Callable[[int], None]] = {}
     for name, stack in stacks.items():
-        candidates[name], seconds, memory = build(stack, arguments.probes)
-        print(f"{name:16s} before the first step: {seconds:.1f} s, {memory / 1e6:.1f} MB more memory")
-    times = interleaved(candidates, arguments.blocks, arguments.size)
+        steps[name], seconds, memory = build(stack, arguments.probes)
+        print(f"{name:16s} before the first step: {seconds:.1f} s, {memory / 1e6:.1f} MB of tensors kept")
+    times = interleaved(steps, arguments.blocks, arguments.size)
     for name, values in times.items():
-        ratios = [value / reference for value, reference in zip(values, times["ds-lora"], strict=True)]
-        print(f"{name:16s} {statistics.median(values):7.1f} ms a step, {statistics.median(ratios):.2f} of ds-lora's")
+        ratio = paired_ratio(times, name, "ds-lora")
+        print(f"{name:16s} {statistics.median(values):7.1f} ms a step, {ratio:.2f} of ds-lora's")
 
 
 if __name__ == "__main__":

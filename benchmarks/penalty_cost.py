@@ -16,51 +16,33 @@ from __future__ import annotations
 import argparse
 import os
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 import torch
-from accelerate import Accelerator
+from stages import fixed_length, interleaved, paired_ratio, stage_job
 from torch import Tensor, nn
-from transformers import AutoTokenizer, T5Config, T5ForConditionalGeneration
+from transformers import T5Config, T5ForConditionalGeneration
 
 from evertune.adapters.bank import AdapterBank
 from evertune.adapters.spec import AdapterSpec
-from evertune.backbones.base import BackboneConfig, Encoded, Identity
-from evertune.backbones.builtin import builtin_folder
 from evertune.backbones.seq2seq_lm import Seq2SeqLM
-from evertune.console import Console
 from evertune.methods.base import Context, Method, MethodState, task_adapter
 from evertune.methods.inc_lora import IncLoRA
 from evertune.methods.n_lora import NLoRA
 from evertune.methods.o_lora import OLoRA
 from evertune.methods.stack import MethodStack
-from evertune.streams.examples import PromptTarget, Segment
-from evertune.streams.task import Stage, Stream, Task
-from evertune.training.config import TrainConfig
+from evertune.streams.task import Stage
 from evertune.training.feed import Feed
-from evertune.training.interrupt import StopRequest
-from evertune.training.job import FitJob
 from evertune.training.step import Stepper
-from evertune.training.tracking import EventLog
 
 PAST, RANK, ROWS, PROMPT, ANSWER, VOCABULARY = 15, 8, 8, 96, 8, 8000
 
 
-class FixedLengthLM(Seq2SeqLM):
-    """Rows are already token ids: what is measured is the step, not the tokenizer."""
-
-    def encode(self, rows, *, max_source_length, max_target_length):
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(4, VOCABULARY, (len(rows), PROMPT + ANSWER), generator=draw).tolist()
-        return [
-            Encoded(row.id, tuple(line[:PROMPT]), tuple(line[PROMPT:])) for row, line in zip(rows, ids, strict=True)
-        ]
+FixedLengthLM = fixed_length(Seq2SeqLM, prompt=PROMPT, answer=ANSWER, vocabulary=VOCABULARY)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +98,9 @@ def build(choose: Callable[[AdapterBank], Method], layers: int) -> Candidate:
         bank.load_adapter_tensors(task_adapter(index), drawn)
     stage = Stage(PAST, "bench", (0,), 0)
     bank.apply(IncLoRA().adapters(stage))
-    job = make_job(bank, stage, MethodStack((("bench", choose(bank)),)))
+    methods = MethodStack((("bench", choose(bank)),))
+    model_of = {"built_in": "tiny-t5", "task_type": "seq2seq_lm", "batch_size": ROWS}
+    job = stage_job(bank, stage, methods, FixedLengthLM, **model_of)
     feed = Feed(job)
     stepper = Stepper(job, feed.total_steps)
     stepper.model.train()
@@ -130,45 +114,6 @@ def build(choose: Callable[[AdapterBank], Method], layers: int) -> Candidate:
             torch.autograd.grad(value, parameters, allow_unused=True)
 
     return Candidate(step, terms)
-
-
-def make_job(bank: AdapterBank, stage: Stage, methods: MethodStack) -> FitJob:
-    rows = tuple(PromptTarget(f"bench/train/{index}", (Segment("x", cut=True),), "y") for index in range(400))
-    stream = Stream("bench", (Task("bench", rows, (), ()),))
-    config = BackboneConfig(path="bench", task_type="seq2seq_lm")
-    tokenizer = AutoTokenizer.from_pretrained(builtin_folder("tiny-t5"))
-    backbone = FixedLengthLM(config, Identity("bench", "local folder", None, "0" * 64), bank.base_model, tokenizer)
-    folder = Path(tempfile.mkdtemp())
-    return FitJob(
-        title="bench",
-        context=Context(stream, stage, bank, backbone, 0, {"bench": 10}),
-        methods=methods,
-        states=methods.init_state(),
-        config=TrainConfig(per_device_train_batch_size=ROWS, learning_rate=1e-5),
-        rows=rows,
-        accelerator=Accelerator(cpu=True, mixed_precision="no"),
-        autocast=None,
-        checkpoint_root=folder,
-        events=EventLog(folder / "events.jsonl"),
-        console=Console(),
-        stop=StopRequest(),
-    )
-
-
-def interleaved(candidates: Mapping[str, Candidate], blocks: int, size: int) -> dict[str, list[float]]:
-    """Milliseconds a step of every candidate, block by block in turn."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for candidate in candidates.values():
-        candidate.step(0)
-        candidate.step(1)
-    for block in range(blocks):
-        order = list(candidates.items())
-        for name, candidate in order if block % 2 == 0 else reversed(order):
-            begun = time.perf_counter()
-            for number in range(size):
-                candidate.step((block * size + number) % 40)
-            times[name].append((time.perf_counter() - begun) / size * 1000)
-    return times
 
 
 def alone(candidate: Candidate, times: int = 15) -> float:
@@ -197,12 +142,12 @@ def main() -> None:
         "n-lora released": lambda _: NLoRA(variant="released"),
     }
     candidates = {name: build(choose, arguments.layers) for name, choose in methods.items()}
-    times = interleaved(candidates, arguments.blocks, arguments.size)
+    steps = {name: candidate.step for name, candidate in candidates.items()}
+    times = interleaved(steps, arguments.blocks, arguments.size)
     for name, values in times.items():
-        ratios = [value / reference for value, reference in zip(values, times["inc-lora"], strict=True)]
         print(
             f"{name:16s} {statistics.median(values):7.1f} ms a step (least {min(values):.1f})  "
-            f"median of paired ratios to inc-lora: {statistics.median(ratios):.3f}  "
+            f"median of paired ratios to inc-lora: {paired_ratio(times, name, 'inc-lora'):.3f}  "
             f"terms alone {alone(candidates[name]):.2f} ms"
         )
 

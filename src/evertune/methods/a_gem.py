@@ -102,10 +102,7 @@ class AGEM(Method):
     def _drawn(self, state: MethodState, context: Context) -> list[PromptTarget]:
         memory: list[str] = state.values["memory"]
         if _ROWS not in context.derived:
-            ids = set(memory)
-            context.derived[_ROWS] = {
-                row.id: row for task in context.stream.tasks for row in task.train if row.id in ids
-            }
+            context.derived[_ROWS] = context.stream.train_rows(memory)
         draw = python_generator(context.seed, "a-gem", context.stage.index, state.values["step"])
         return [context.derived[_ROWS][id] for id in draw.sample(memory, min(self.batch_size, len(memory)))]
 

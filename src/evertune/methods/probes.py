@@ -9,10 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from evertune.backbones.base import IGNORED, LossOutput
-from evertune.backbones.language_model import evaluating
 from evertune.functional.divergence import TopDistribution, entropy, top_distribution
 from evertune.methods.base import Context, MethodState
+from evertune.methods.row_answers import row_answers
 from evertune.streams.examples import PromptTarget
 
 _TENSORS = ("ids", "log_probs", "rest", "starts")
@@ -99,21 +98,12 @@ def ask(
         top_k: Tokens kept at each position.
         temperature: Of the kept distributions; the entropy is that of the distribution as it is.
     """
-    model = context.bank.model
-    for start in range(0, len(rows), batch_size):
-        some = rows[start : start + batch_size]
-        with evaluating(model), context.computing():
-            output = context.backbone.loss(model, context.batch(some))
-        for row, logits in zip(some, answer_logits(output), strict=True):
+    batches = (context.batch(rows[start : start + batch_size]) for start in range(0, len(rows), batch_size))
+    for batch in row_answers(context, batches):
+        for id, place in batch.places.items():
+            logits = batch.logits[place]
             kept = top_distribution(logits, top_k, temperature).to("cpu")
-            yield Probe(row.id, entropy(logits).mean().item(), kept)
-
-
-def answer_logits(output: LossOutput) -> tuple[Tensor, ...]:
-    """The logits at the positions that predict an answer, ``(positions, vocabulary)`` of each row."""
-    return tuple(
-        logits[labels != IGNORED] for logits, labels in zip(output.logits, output.extra["labels"], strict=True)
-    )
+            yield Probe(id, entropy(logits).mean().item(), kept)
 
 
 def entropy_bins(candidates: Sequence[float], kept: Sequence[float], count: int = 8) -> list[dict[str, float | int]]:

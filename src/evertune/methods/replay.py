@@ -13,7 +13,6 @@ from evertune.methods.base import Context, Method, MethodState
 from evertune.methods.row_answers import mean_entropies, mean_losses
 from evertune.randomness import derive_seed, python_generator
 from evertune.streams.examples import PromptTarget
-from evertune.streams.task import Task
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +62,7 @@ class Replay(Method):
             return rows
         draw = python_generator(context.seed, "replay", context.stage.index, epoch)
         ids = kept * (wanted // len(kept)) + draw.sample(kept, wanted % len(kept))
-        by_id = _rows_by_id(context, set(ids))
+        by_id = context.stream.train_rows(ids)
         return [*rows, *(by_id[id] for id in ids)]
 
     def end_task(self, state: MethodState, context: Context) -> None:
@@ -110,8 +109,3 @@ class Replay(Method):
             return 1
         chat = "".join(str(message.get("content") or "") for message in row.messages)
         return len((row.prompt_text + chat + row.target).encode())
-
-
-def _rows_by_id(context: Context, ids: set[str]) -> dict[str, PromptTarget]:
-    earlier: tuple[Task, ...] = context.stream.tasks
-    return {row.id: row for task in earlier for row in task.train if row.id in ids}

@@ -1,15 +1,15 @@
-"""What the model makes of the answers of a stage's rows, token by token, in one pass over them."""
+"""What the model makes of the answers of rows, token by token."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
 from torch import Tensor
 from torch.nn import functional
 
-from evertune.backbones.base import IGNORED
+from evertune.backbones.base import IGNORED, Batch, LossOutput
 from evertune.backbones.language_model import evaluating
 from evertune.functional.divergence import entropy
 from evertune.methods.base import Context
@@ -30,17 +30,27 @@ class BatchAnswers:
     labels: Tensor
 
 
-def row_answers(context: Context) -> Iterator[BatchAnswers]:
-    """Asks the model as it is now, in evaluation mode and without gradients, for all rows of the stage."""
+def answer_logits(output: LossOutput) -> Tensor:
+    """What predicts each token of the answers of a batch, one row behind the other, ``(tokens, vocabulary)``."""
+    return output.logits[output.extra["labels"] != IGNORED]
+
+
+def row_answers(context: Context, batches: Iterable[Batch] | None = None) -> Iterator[BatchAnswers]:
+    """Asks the model as it is now, in evaluation mode and without gradients.
+
+    Args:
+        context: Of the stage.
+        batches: The rows; None for all of the stage.
+    """
     model = context.bank.model
-    for batch in context.batches():
+    for batch in context.batches() if batches is None else batches:
         with evaluating(model), context.computing():
             output = context.backbone.loss(model, batch)
         labels = output.extra["labels"]
         scored = labels != IGNORED
         bounds = pairwise(accumulate(scored.sum(1).tolist(), initial=0))
         places = {id: slice(*bound) for id, bound in zip(batch.ids, bounds, strict=True)}
-        yield BatchAnswers(places, output.logits[scored], labels[scored])
+        yield BatchAnswers(places, answer_logits(output), labels[scored])
 
 
 def mean_entropies(context: Context) -> dict[str, float]:

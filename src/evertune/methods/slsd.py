@@ -18,7 +18,8 @@ from evertune.errors import ConfigError
 from evertune.functional.divergence import top_divergence
 from evertune.functional.sampling import lowest_priorities
 from evertune.methods.base import Context, Method, MethodState
-from evertune.methods.probes import Probe, ProbeBuffer, answer_logits, ask, entropy_bins
+from evertune.methods.probes import Probe, ProbeBuffer, ask, entropy_bins
+from evertune.methods.row_answers import answer_logits
 from evertune.randomness import python_generator
 from evertune.streams.examples import PromptTarget
 
@@ -65,8 +66,8 @@ class SLSD(Method):
             Without effect at ``reach: all``, where everything answers.
 
     Source: SLSD, the published code of DS-LoRA (2025), which filters by the entropy behind the last token (threshold
-    1.5), keeps whole logits of whole rows, visits one probe in ten, and lets the term reach both
-    adapters. Hinton et al. (2015), arXiv:1503.02531, for the temperature.
+    1.5), keeps whole logits of whole rows, visits one probe in ten, and lets the term reach both adapters. Hinton et
+    al. (2015), arXiv:1503.02531, for the temperature.
     """
 
     probes: Annotated[int, Ge(1)] = 500
@@ -115,7 +116,7 @@ class SLSD(Method):
         if not self.lambda_distillation:
             return
         state.values["step"] = 0
-        rows = _rows(context, state.values["earlier"])
+        rows = context.stream.train_rows(state.values["earlier"])
         own = [row for task in context.tasks for row in task.train]
         python_generator(context.seed, "slsd candidates", context.stage.index).shuffle(own)
         with context.bank.without(self._silent(context)):
@@ -129,8 +130,9 @@ class SLSD(Method):
             state.values["audit"] |= {"bytes": buffer.nbytes, "mass_not_kept": rest}
             self._warn_of_rest(context, rest)
         if not chosen:
-            key = f"max_entropy` ({self.max_entropy:g})" if self.max_entropy else "kept_fraction`"
-            context.warn(f"slsd: no row of {context.stage.name} passes `method.{key}: nothing holds it there")
+            # Of a share of the rows at least one is left.
+            limit = f"its `max_entropy` of {self.max_entropy:g}"
+            context.warn(f"slsd: no row of {context.stage.name} is below {limit}; only earlier rows are held to")
 
     def step_loss(self, state: MethodState, context: Context) -> Mapping[str, Tensor]:
         """The distillation, in the steps that it is due in."""
@@ -147,7 +149,7 @@ class SLSD(Method):
         with student, reached, without_dropout(bank.model):
             divergences = self._divergences(context, buffer, places)
         weight = self.lambda_distillation * self.cadence * self.temperature**2
-        return {"distillation": weight * torch.cat(divergences).mean()}
+        return {"distillation": weight * divergences.mean()}
 
     def end_task(self, state: MethodState, context: Context) -> None:
         """Measures how far the answers have moved, remembers which rows stay probes, and forgets the answers."""
@@ -174,10 +176,8 @@ class SLSD(Method):
 
     def _warn_of_rest(self, context: Context, rest: float) -> None:
         if rest > _MUCH:
-            text = (
-                f"slsd: the {self.top_k} most likely tokens leave out {rest:.0%} of the answers of {context.stage.name}"
-            )
-            context.warn(f"{text}: raise `method.top_k`, or lower `method.temperature` ({self.temperature:g})")
+            kept = f"the {self.top_k} most likely tokens leave out {rest:.0%} of the answers of {context.stage.name}"
+            context.warn(f"slsd: {kept}; raise its `top_k`, or lower its `temperature` ({self.temperature:g})")
 
     def _choose(self, probes: Iterator[Probe]) -> tuple[list[float], list[Probe]]:
         """The entropies of the rows that were looked at, and those of them that are kept."""
@@ -211,17 +211,17 @@ class SLSD(Method):
         """The probes of the stage."""
         if _BUFFER not in context.derived:
             context.derived[_BUFFER] = buffer = ProbeBuffer.load(state)
-            context.derived[_ROWS] = _rows(context, buffer.rows if buffer else ())
+            context.derived[_ROWS] = context.stream.train_rows(buffer.rows if buffer else ())
         return context.derived[_BUFFER]
 
-    def _divergences(self, context: Context, buffer: ProbeBuffer, places: Sequence[int]) -> list[Tensor]:
-        """The divergence at each position of the answers of some probes."""
+    def _divergences(self, context: Context, buffer: ProbeBuffer, places: Sequence[int]) -> Tensor:
+        """The divergence at each position of the answers of some probes, ``(positions,)``."""
         rows = context.derived[_ROWS]
         batch = context.batch([rows[buffer.rows[place]] for place in places])
         with context.computing():
             output = context.backbone.loss(context.bank.model, batch)
         teacher = buffer.take(places).to(output.logits.device)
-        return [top_divergence(torch.cat(answer_logits(output)), teacher, self.temperature)]
+        return top_divergence(answer_logits(output), teacher, self.temperature)
 
     def _moved(self, context: Context, buffer: ProbeBuffer) -> dict[str, float]:
         """Mean divergence (nats per answer token) from the kept answers: of the model, and without its parts."""
@@ -234,20 +234,10 @@ class SLSD(Method):
 
     def _mean_divergence(self, context: Context, buffer: ProbeBuffer, without: Sequence[str]) -> float:
         with context.bank.without(without), evaluating(context.bank.model):
-            parts = [
-                part
-                for start in range(0, len(buffer.rows), self.batch_size)
-                for part in self._divergences(
-                    context, buffer, range(start, min(start + self.batch_size, len(buffer.rows)))
-                )
-            ]
+            places = range(len(buffer.rows))
+            starts = range(0, len(places), self.batch_size)
+            parts = [self._divergences(context, buffer, places[start : start + self.batch_size]) for start in starts]
         return torch.cat(parts).mean().item()
-
-
-def _rows(context: Context, ids: Sequence[str]) -> dict[str, PromptTarget]:
-    """Training rows of the stream by their ids, in the order of the stream."""
-    wanted = set(ids)
-    return {row.id: row for task in context.stream.tasks for row in task.train if row.id in wanted}
 
 
 def _audit(looked_at: Sequence[float], chosen: Sequence[Probe], earlier: Sequence[Probe]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -89,6 +89,11 @@ class Stream:
     def names(self) -> list[str]:
         """Names of the tasks, in order."""
         return [task.name for task in self.tasks]
+
+    def train_rows(self, ids: Iterable[str]) -> dict[str, PromptTarget]:
+        """Training rows with these ids, by id, in the order of the stream."""
+        wanted = set(ids)
+        return {row.id: row for task in self.tasks for row in task.train if row.id in wanted}
 
     def row(self, id: str) -> PromptTarget:
         """The row with this id.

@@ -13,11 +13,11 @@ from evertune.functional.divergence import divergence, top_distribution
 from evertune.functional.divergence import entropy as token_entropy
 from evertune.methods.base import Method, MethodState
 from evertune.methods.ds_lora import DSLoRA
-from evertune.methods.probes import Probe, ProbeBuffer, answer_logits
+from evertune.methods.probes import Probe, ProbeBuffer
+from evertune.methods.row_answers import answer_logits
 from evertune.methods.seq_lora import SeqLoRA
 from evertune.methods.slsd import SLSD
 from evertune.methods.stack import MethodStack, composition_problems
-from evertune.streams.examples import PromptTarget
 from tests.unit.methods.walks import Walked, walk
 from tests.unit.training.toys import VOCABULARY
 
@@ -29,15 +29,6 @@ def tensors(walked: Walked) -> dict[str, torch.Tensor]:
     return {
         f"{name}/{key}": tensor for name, held in walked.bank.learning_tensors().items() for key, tensor in held.items()
     }
-
-
-def full_logits(walked: Walked, rows: list[PromptTarget]) -> torch.Tensor:
-    """Logits at the answers of rows, one after the other, in evaluation mode, with gradient."""
-    walked.bank.model.eval()
-    batch = walked.context.batch(rows)
-    output = walked.context.backbone.loss(walked.bank.model, batch)
-    walked.bank.model.train()
-    return torch.cat(answer_logits(output))
 
 
 class Watching(SLSD):
@@ -75,7 +66,7 @@ def test_the_gradient_is_that_of_the_plain_formula_and_reaches_the_slow_adapter_
             with context.bank.without(left_out), evaluating(context.bank.model):
                 for row in rows:
                     output = context.backbone.loss(context.bank.model, context.batch([row]))
-                    teacher[row.id] = torch.cat(answer_logits(output))
+                    teacher[row.id] = answer_logits(output)
 
         def step_loss(self, state: MethodState, context: Any) -> Any:
             nonlocal compared
@@ -91,7 +82,7 @@ def test_the_gradient_is_that_of_the_plain_formula_and_reaches_the_slow_adapter_
             assert all(gradient is None for gradient in ours[len(slow) :])
             bank.model.eval()
             with bank.without(left_out):
-                answers = torch.cat([*answer_logits(context.backbone.loss(bank.model, context.batch(rows)))])
+                answers = answer_logits(context.backbone.loss(bank.model, context.batch(rows)))
             bank.model.train()
             whole = torch.cat([teacher[row.id] for row in rows])
             plain = 0.7 * 2 * 2.0**2 * divergence(answers, whole, 2.0).mean()
@@ -174,7 +165,7 @@ class Asking(SLSD):
         for row in context.tasks[0].train:
             with evaluating(context.bank.model):
                 output = context.backbone.loss(context.bank.model, context.batch([row]))
-            (logits,) = answer_logits(output)
+            logits = answer_logits(output)
             p = logits.double().softmax(-1)
             type(self).found[row.id] = -(p * p.log()).sum(-1).mean().item()
             assert token_entropy(logits).mean().item() == pytest.approx(type(self).found[row.id], rel=1e-5)

@@ -12,7 +12,7 @@ from evertune.backbones.base import BackboneConfig, Encoded
 from evertune.backbones.language_model import evaluating
 from evertune.console import Console
 from evertune.functional.divergence import divergence, entropy, top_distribution, top_divergence
-from evertune.methods.probes import answer_logits
+from evertune.methods.row_answers import answer_logits
 from evertune.methods.slsd import SLSD
 from evertune.streams.demo import Synthetic
 
@@ -37,7 +37,7 @@ def gradients() -> tuple[torch.Tensor, torch.Tensor, float]:
     bank.model.eval()
 
     def logits(rows: Sequence[Encoded]) -> torch.Tensor:
-        return torch.cat(answer_logits(backbone.loss(bank.model, backbone.collate(rows))))
+        return answer_logits(backbone.loss(bank.model, backbone.collate(rows)))
 
     with evaluating(bank.model):
         sure = sorted(sums, key=lambda row: entropy(logits([row])).mean().item())[: len(sums) // 2]

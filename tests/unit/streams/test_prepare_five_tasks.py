@@ -314,3 +314,11 @@ def test_the_real_files(shared_data: Path, tmp_path: Path) -> None:
         if "T5_safety" in name:
             assert not re.search(r"^\s*(Human|Assistant):", f"{row['output']}\n{row['rejected']}", re.MULTILINE)
             assert row["input"].rpartition("\n\n")[2].startswith("Human:") or "\n\nHuman:" in row["input"]
+
+
+def test_the_current_folder_is_refused_before_anything_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    silent = Console(speaks=False)
+    with pytest.raises(InputError, match="the current folder"):
+        FiveTasksPreparation().prepare(Path("."), source=tmp_path / "nowhere", seed=1, max_rows=10, console=silent)
+    assert list(tmp_path.iterdir()) == []

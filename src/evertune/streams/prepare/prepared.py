@@ -125,6 +125,9 @@ def prepared_before(folder: Path, stream: str) -> dict[str, Any] | None:
     Raises:
         InputError: If something else is there.
     """
+    if folder.resolve() == Path.cwd():
+        what = "This is the current folder, which cannot be put in place as a whole."
+        raise InputError(what, where=shown_path(folder), instead=_ANOTHER)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return None
     if folder.is_dir() and (folder / MANIFEST).is_file():
