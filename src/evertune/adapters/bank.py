@@ -246,10 +246,7 @@ class AdapterBank:
         self.remove(name)
 
     def learning_only(self, names: Sequence[str]) -> AbstractContextManager[None]:
-        """Held open around a forward pass: of what learns, gradients flow to these adapters alone.
-
-        The others are constants of such a pass: `torch.autograd.grad` has nothing to give them.
-        """
+        """Held open around a forward pass: of what learns, all but these adapters are constants of it."""
         require(names, self._names)
         wanted = {id(parameter) for name in names for _, parameter in self._parameters(name)}
         return held_constant([p for p in self.trainable_parameters().values() if id(p) not in wanted])
@@ -331,10 +328,7 @@ class AdapterBank:
         return live_factors(self._layers, peft_name(name))
 
     def observed(self) -> AbstractContextManager[dict[str, tuple[Tensor, Tensor]]]:
-        """What modules with adapters or open base weights read and gave in the latest forward pass.
-
-        See `layers.observed`.
-        """
+        """What modules with adapters or open base weights read and gave: see `layers.observed`."""
         paths = [*self._layers, *(path for path in self.base_weights() if path not in self._layers)]
         return observed({path: self.base_model.get_submodule(path) for path in paths})
 
