@@ -33,7 +33,7 @@ def command(place: int, tasks: Sequence[str], more: str = "", *, start: str = "d
         f"{start} src/train.py --do_train --do_predict --predict_with_generate",
         f"--model_name_or_path {before}",
         f"--data_dir CL_Benchmark --task_config_dir configs/lists/{tasks[place]}",
-        f"--output_dir work/{place + 1}-{tasks[place]}",
+        f"--output_dir out/{place + 1}-{tasks[place]}",
         "--instruction_file configs/instruction_config.json --instruction_strategy single",
         "--per_device_train_batch_size 4 --gradient_accumulation_steps 2 --learning_rate 1e-03",
         "--num_train_epochs 1 --lr_scheduler_type constant --warmup_steps 0 --deepspeed ds/stage2.config",
@@ -296,7 +296,7 @@ def test_longer_answers_than_targets_are_said(read: Callable[..., Imported]) -> 
 
 
 def test_a_chain_may_spell_its_folders_differently(read: Callable[..., Imported]) -> None:
-    text = script().replace("--output_dir work/", "--output_dir ./work//")
+    text = script().replace("--output_dir out/", "--output_dir ./work//")
     assert read(text).translation.tasks == list(FOUR)
 
 
