@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from evertune.streams.contents import Content
+
 
 @dataclass(frozen=True, slots=True)
 class Segment:
@@ -36,6 +38,7 @@ class PromptTarget:
         tools: The tool schemas offered, as parsed JSON: for chat templates, and for scorers of tool calls.
         facts: What a scorer needs beside the answer, by the name that it asks for: JSON values (``tests``,
             ``rejected``). No model reads them.
+        content: What an encoder or a model of images reads in place of the prompt; None where it reads the prompt.
     """
 
     id: str
@@ -44,6 +47,7 @@ class PromptTarget:
     messages: tuple[Mapping[str, Any], ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     facts: Mapping[str, Any] = field(default_factory=dict)
+    content: Content | None = None
 
     @property
     def prompt_text(self) -> str:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from evertune.metrics.base import Metric
 from evertune.metrics.chosen import with_companions
 from evertune.randomness import python_generator
 from evertune.streams.audit import audit, prompt_key
 from evertune.streams.bad_rows import BadRows
+from evertune.streams.contents import Picture
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import SPLITS, Split, SplitRecord, Task
 
@@ -128,6 +129,10 @@ def hash_rows(rows: Sequence[PromptTarget]) -> str:
             content["tools"] = row.tools
         if row.facts:
             content["facts"] = row.facts
+        if isinstance(row.content, Picture):
+            content["image"] = row.content.sha256
+        elif row.content is not None:
+            content["content"] = asdict(row.content)
         line = json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
         digest.update(line.encode() + b"\n")
     return digest.hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from evertune.streams.contents import TaskType, task_type_of
 from evertune.streams.examples import PromptTarget
 
 Split = Literal["train", "dev", "test"]
@@ -64,6 +65,11 @@ class Task:
     def chance(self) -> float | None:
         """Score of a uniform guess among the labels; None for free text."""
         return 1 / len(self.labels) if self.labels else None
+
+    @property
+    def task_type(self) -> TaskType:
+        """What a model that does not answer in text does with the rows."""
+        return task_type_of(self.train[0].content if self.train else None)
 
     def rows(self, split: Split) -> tuple[PromptTarget, ...]:
         """The rows of one split."""
