@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from evertune.backbones.base import Backbone, Encoded
+from evertune.backbones.text_ids import unframed
 from evertune.errors import ConfigError
 from evertune.evaluation.cell import Cell, Prediction, read_cell, row_summary, write_cell, write_predictions
 from evertune.evaluation.config import EvaluationConfig
@@ -242,6 +243,6 @@ def _metrics(metrics: Sequence[Metric], answered: _Answered) -> dict[str, float]
 
 
 def _mean_length(backbone: Backbone, texts: Sequence[str]) -> float | None:
-    if not texts:
+    if not texts or not backbone.answers_in_text:
         return None
-    return mean([len(ids) for ids in backbone.tokenizer(list(texts), add_special_tokens=False)["input_ids"]])  # type: ignore[arg-type]
+    return mean([len(ids) for ids in unframed(backbone.tokenizer, texts)])

@@ -54,7 +54,7 @@ def known_rows(rows: Sequence[PromptTarget], likelihoods: Mapping[str, Sequence[
         Row(
             instruction=_instruction(row),
             tools=row.tools,
-            facts=row.facts,
+            facts=row.scorer_facts,
             likelihoods={name: each[index] for name, each in likelihoods.items()},
         )
         for index, row in enumerate(rows)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
 
+from evertune.metrics.counts import Counts, Quantity, counts_error, total
 from evertune.metrics.statistics import mean, standard_error
 
 Labels = Sequence[str] | None
@@ -13,6 +14,7 @@ RowScore = Callable[[str, str, Labels], float]
 CorpusScore = Callable[[Sequence[str], Sequence[str], Labels], float]
 CorpusError = Callable[[Sequence[str], Sequence[str], Labels], "float | None"]
 
+_CONTENTS = {"entities": "{tokens, tags}", "passage": "{question, context, answers}", "event": "an event"}
 TARGET = "target"
 """Name of the right answer in `Row.likelihoods`."""
 
@@ -55,6 +57,7 @@ class Row:
 
 
 WholeRowScore = Callable[[str, str, Row], float]
+RowCounts = Callable[[str, str, Row], Counts]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,13 +80,16 @@ class Metric:
     Attributes:
         name: Name in `evertune.metrics.METRICS`.
         binary: Whether a row's score is 0 or 1, so that a row is right or wrong.
-        per_row: Score of one (prediction, reference, labels); None where `row_score` is given.
+        per_row: Score of one (prediction, reference, labels); None where `row_score` or `counts` is given.
         row_score: Score of one (prediction, reference, row), for a metric that must know more of the row.
+        counts: What was found and what is there in one (prediction, reference, row), for a micro average over all rows.
+        quantity: What is computed of the counts.
         corpus: Score of all rows where it is not the mean of `per_row`.
         corpus_error: Standard error that belongs to `corpus`.
         range: Lowest and highest score.
         higher_is_better: Direction.
         needs: Facts that every scored row must hold: text that is not blank, or a list of such texts.
+        content: Name of the fact that holds what an encoder reads of a row, for a metric on rows of one such kind.
         compares: Those of `needs` that are answers (text), whose likelihood is put into `Row.likelihoods`.
         program: What to run of (prediction, row), whose outcome is put into `Row.passed`; for a metric that executes
             code.
@@ -94,28 +100,33 @@ class Metric:
     binary: bool
     per_row: RowScore | None = None
     row_score: WholeRowScore | None = None
+    counts: RowCounts | None = None
+    quantity: Quantity = "f1"
     corpus: CorpusScore | None = None
     corpus_error: CorpusError | None = None
     range: tuple[float, float] = (0.0, 1.0)
     higher_is_better: bool = True
     needs: frozenset[str] = frozenset()
+    content: str = ""
     compares: frozenset[str] = frozenset()
     program: Callable[[str, Row], Program] | None = None
     beside: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if (self.per_row is None) == (self.row_score is None):
-            raise ValueError(f"metric {self.name} must have either per_row or row_score")
+        if sum(each is not None for each in (self.per_row, self.row_score, self.counts)) != 1:
+            raise ValueError(f"metric {self.name} must have one of per_row, row_score and counts")
         if not self.compares <= self.needs:
             raise ValueError(f"metric {self.name} compares facts that it does not need")
 
     @property
     def function(self) -> Callable[..., Any]:
         """The function that says what the metric measures."""
-        return cast("Callable[..., Any]", self.corpus or self.per_row or self.row_score)
+        return cast("Callable[..., Any]", self.corpus or self.per_row or self.row_score or self.counts)
 
     def lacking(self, facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         """What a row with these facts lacks to be scored: the name of a fact, and what is wrong as a sentence."""
+        if self.content and self.content not in facts:
+            yield self.content, f"It is no row of {_CONTENTS.get(self.content, self.content)}."
         for name in sorted(self.needs):
             kinds = "text" if name in self.compares else "text or a list of texts"
             if name not in facts:
@@ -136,15 +147,23 @@ class Metric:
             predictions: The answers given.
             references: The right answers.
             labels: The closed set of answers.
-            rows: What else is known of the rows; may be left out for a metric without `row_score`.
+            rows: What else is known of the rows; may be left out for a metric with `per_row`.
 
         Raises:
             ValueError: If there are not as many predictions as references or rows.
         """
         if self.per_row is not None:
             return [self.per_row(*pair, labels) for pair in zip(predictions, references, strict=True)]
+        if self.counts is not None:
+            return [each.value(self.quantity) for each in self._counted(predictions, references, rows)]
         assert self.row_score is not None
         return [self.row_score(*each) for each in zip(predictions, references, rows or (), strict=True)]
+
+    def _counted(
+        self, predictions: Sequence[str], references: Sequence[str], rows: Sequence[Row] | None
+    ) -> list[Counts]:
+        assert self.counts is not None
+        return [self.counts(*each) for each in zip(predictions, references, rows or (), strict=True)]
 
     def score(
         self,
@@ -158,6 +177,9 @@ class Metric:
         Raises:
             ValueError: If there are not as many predictions as references or rows.
         """
+        if self.counts is not None:
+            counted = self._counted(predictions, references, rows)
+            return total(counted).value(self.quantity) if counted else None
         scores = self.rows(predictions, references, labels, rows)
         if not scores or self.corpus is None:
             return mean(scores)
@@ -171,6 +193,8 @@ class Metric:
         rows: Sequence[Row] | None = None,
     ) -> float | None:
         """Standard error of `score` under sampling of the rows; None where it is undefined. Arguments as for `rows`."""
+        if self.counts is not None:
+            return counts_error(self._counted(predictions, references, rows), self.quantity)
         if self.corpus_error is not None:
             return self.corpus_error(predictions, references, labels)
         return standard_error(self.rows(predictions, references, labels, rows), binary=self.binary)

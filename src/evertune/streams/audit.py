@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from evertune.console import Console
+from evertune.streams.contents import Picture, group_of
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import SPLITS, Split, Task
 
@@ -20,14 +21,25 @@ def _normalised(text: str) -> str:
 
 
 def _prompt_of(row: PromptTarget) -> str:
+    if isinstance(row.content, Picture):
+        return row.content.sha256
     if row.messages:
         return json.dumps([row.messages, row.tools], ensure_ascii=False, sort_keys=True)
     return row.prompt_text
 
 
 def prompt_key(row: PromptTarget) -> str:
-    """A short key of a row's prompt; prompts that differ only in case and white space have the same."""
-    return hashlib.blake2b(_normalised(_prompt_of(row)).encode(), digest_size=16).hexdigest()
+    """A short key of a row's prompt or image; prompts that differ only in case and white space have the same."""
+    return _short(_prompt_of(row))
+
+
+def group_key(row: PromptTarget) -> str:
+    """A key of what rows must not share over splits: the passage or document that they are about, or the prompt."""
+    return _short(group_of(row.content) or _prompt_of(row))
+
+
+def _short(text: str) -> str:
+    return hashlib.blake2b(_normalised(text).encode(), digest_size=16).hexdigest()
 
 
 def row_key(row: PromptTarget) -> str:

@@ -6,8 +6,9 @@ the form of the answer, so that one scorer reads both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, TypeAlias
 
 TaskType: TypeAlias = Literal[
     "sequence_classification",
@@ -90,11 +91,12 @@ class Picture:
     """An image with a label or a caption, which is the row's answer.
 
     Attributes:
-        path: The file; empty where `pixels` holds the image.
+        path: The file; empty where `pixels` or `data` holds the image.
         sha256: Of the file or of the pixels: what makes the row this row.
         pixels: Grey values from 0 to 255 row by row, for images that are numbers in their data set (MNIST, digits).
         width: Width of `pixels`.
         caption: Whether the answer is a caption to draw, not a label to find.
+        data: Bytes of the image file, where the data set itself holds them (Parquet, saved folders, the hub).
     """
 
     path: str
@@ -102,6 +104,7 @@ class Picture:
     pixels: bytes = b""
     width: int = 0
     caption: bool = False
+    data: bytes = b""
 
 
 Content: TypeAlias = TaggedTokens | Passage | Event | Picture
@@ -118,3 +121,30 @@ def task_type_of(content: Content | None) -> TaskType:
     if isinstance(content, Picture):
         return "text_to_image" if content.caption else "image_classification"
     return "sequence_classification"
+
+
+METRIC_OF: Mapping[TaskType, str] = {
+    "sequence_classification": "exact_match",
+    "token_classification": "entity_f1",
+    "question_answering": "squad_f1",
+    "argument_extraction": "argument_f1",
+    "image_classification": "accuracy",
+    "text_to_image": "noise_explained",
+}
+"""The usual metric of rows, by what a model that does not answer in text does with them."""
+
+
+def content_facts(content: Content | None) -> dict[str, Any]:
+    """What scorers read of the content, by the name that they ask for."""
+    if isinstance(content, TaggedTokens):
+        return {"entities": asdict(content)}
+    if isinstance(content, Passage):
+        return {"passage": {"answers": content.answers}}
+    return {"event": asdict(content)} if isinstance(content, Event) else {}
+
+
+def group_of(content: Content | None) -> str:
+    """What rows share that must not be split over train and test: the passage or the document; empty for none."""
+    if isinstance(content, Passage):
+        return content.context
+    return content.text if isinstance(content, Event) else ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from evertune.streams.contents import Content
+from evertune.streams.contents import Content, content_facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,3 +53,8 @@ class PromptTarget:
     def prompt_text(self) -> str:
         """The whole prompt as one string; empty for a chat row."""
         return "".join(segment.text for segment in self.prompt)
+
+    @property
+    def scorer_facts(self) -> Mapping[str, Any]:
+        """The facts, and what scorers read of the content."""
+        return {**self.facts, **content_facts(self.content)}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,22 +26,26 @@ _SPLIT_NAMES: Mapping[Split, tuple[str, ...]] = {
 
 
 def _label_namer(features: Features) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """A function that replaces the numbers of `ClassLabel` columns by their names.
+    """A function that replaces the numbers of `ClassLabel` columns, and of lists of these, by their names.
 
     A number without a name (-1 marks "no label" in many test splits) stays as it is.
     """
     from datasets import ClassLabel
 
-    names = {column: feature.names for column, feature in features.items() if isinstance(feature, ClassLabel)}
+    inner = {column: getattr(feature, "feature", feature) for column, feature in features.items()}
+    names = {column: feature.names for column, feature in inner.items() if isinstance(feature, ClassLabel)}
 
     def name(row: dict[str, Any]) -> dict[str, Any]:
         for column, known in names.items():
             value = row.get(column)
-            if isinstance(value, int) and 0 <= value < len(known):
-                row[column] = known[value]
+            row[column] = [_named(each, known) for each in value] if isinstance(value, list) else _named(value, known)
         return row
 
     return name
+
+
+def _named(value: Any, names: Sequence[str]) -> Any:
+    return names[value] if isinstance(value, int) and 0 <= value < len(names) else value
 
 
 def named_labels_of_schema(schema: Schema) -> Callable[[dict[str, Any]], dict[str, Any]]:

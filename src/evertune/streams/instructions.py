@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,9 @@ from evertune.errors import ConfigError, Problem, did_you_mean
 from evertune.metrics import METRICS
 from evertune.streams.audit import overlap, say_findings
 from evertune.streams.bad_rows import BadRows
+from evertune.streams.content_formats import Notes
+from evertune.streams.content_prompts import asked_rows, inventory_of
+from evertune.streams.contents import METRIC_OF, Picture, TaggedTokens, task_type_of
 from evertune.streams.examples import PromptTarget
 from evertune.streams.prompts import CHAT, Template, parse_template, prompt_target
 from evertune.streams.row_formats import FORMATS, KNOWN_KEYS, MESSAGES, CheckedRow, known_labels, label_problem
@@ -41,12 +45,15 @@ class TaskSource:
         template: ``none`` (instruction, newline, input, nothing added), ``alpaca``, ``llama-inst``, ``chat`` (the chat
             template of the model's tokenizer), or a text with ``{instruction}`` and ``{input}`` in it.
         columns: Our key to the column name of the files: ``{input: "Tweet text", output: Label}``.
+        format: The row format, where rows have the keys of several: ``image-label`` for images with labels and
+            captions.
         metrics: How answers are scored; the first is the task's score, the others are reported beside it. By default
             ``exact_match`` for tasks with labels and ``rougeL`` for free text, of which hardly any answer is met
-            exactly.
+            exactly; for rows that hold more than text that of their kind (``entity_f1``, ``squad_f1``, ...).
         labels: The closed set of answers. Rows with a ``label`` key have those of their training rows by default;
-            others are free text.
-        instruction: Put before the input of rows that have no instruction of their own.
+            others are free text. For rows of tokens whose tags are numbers: the tags, in the order of the numbers.
+        instruction: Put before the input of rows that have no instruction of their own, and in the place of the usual
+            one before texts that are asked for entities, answers or arguments.
         system: System turn of ``chat`` prompts.
         max_train_samples: Overrides the stream's.
         max_dev_samples: Overrides the stream's.
@@ -59,6 +66,7 @@ class TaskSource:
     dev: Sources | None = None
     template: str = "none"
     columns: Mapping[str, str] = field(default_factory=dict)
+    format: str | None = None
     metrics: tuple[MetricName, ...] = ()
     labels: Annotated[tuple[str, ...], Len(2)] | None = None
     instruction: str = ""
@@ -141,7 +149,7 @@ class Instructions:
             },
             seed=seed,
             labels=labels,
-            metric=task.metrics[0] if task.metrics else ("exact_match" if labels else "rougeL"),
+            metric=task.metrics[0] if task.metrics else _usual_metric(train.rows, labels),
             metrics=task.metrics[1:],
             notes=list(_notes(read, labels)),
             stamps=[f"{shared} of {len(dev.rows)} dev rows are test rows (allow_dev_is_test)."] if shared else [],
@@ -163,6 +171,12 @@ class Instructions:
         bad.raise_if_any()
 
 
+def _usual_metric(rows: Sequence[PromptTarget], labels: tuple[str, ...] | None) -> str:
+    content = rows[0].content if rows else None
+    usual = "exact_match" if labels else "rougeL"
+    return usual if content is None else METRIC_OF[task_type_of(content)]
+
+
 def _checked_options(tasks: Sequence[TaskSource]) -> list[Template]:
     """The templates of the tasks, after a check of all that can be checked without the rows."""
     problems: list[Problem] = []
@@ -181,6 +195,10 @@ def _checked_options(tasks: Sequence[TaskSource]) -> list[Template]:
             names = ", ".join(each.name for each in FORMATS)
             what = f"The keys [{', '.join(task.columns)}] are not of one row format."
             problems.append(Problem(f"{where}.columns", what, f"The formats are {names}."))
+        names = [each.short_name for each in FORMATS]
+        if task.format is not None and task.format not in names:
+            hint = did_you_mean(task.format, names) or f"The formats are {', '.join(names)}."
+            problems.append(Problem(f"{where}.format", f"There is no row format `{task.format}`.", hint))
         for metric in task.metrics:
             if metric not in METRICS:
                 hint = did_you_mean(metric, METRICS.names())
@@ -203,7 +221,15 @@ def _read_task(task: TaskSource, bad: BadRows, console: Console) -> dict[Split, 
             if isinstance(source, HubData):
                 console.say(f"{task.name}: the {split} rows are read from the hub ({source}).")
         if sources:
-            read[split] = read_sources(sources, split=split, columns=task.columns, bad=bad)
+            read[split] = read_sources(
+                sources, split=split, columns=task.columns, bad=bad, named=task.format, names=task.labels or ()
+            )
+    inventory = inventory_of([row.content for row in read["train"].rows])
+    read = {
+        split: replace(each, rows=asked_rows(each.rows, inventory, task.instruction)) for split, each in read.items()
+    }
+    for note in _counted(read):
+        console.say(f"{task.name}: {note}")
     labels = _labels(task, read) or ()
     for row in chain.from_iterable(each.rows for each in read.values()) if labels else ():
         if row.output not in labels:
@@ -213,6 +239,8 @@ def _read_task(task: TaskSource, bad: BadRows, console: Console) -> dict[Split, 
 
 
 def _labels(task: TaskSource, read: Mapping[Split, Read]) -> tuple[str, ...] | None:
+    if any(isinstance(row.content, TaggedTokens) for row in read["train"].rows[:1]):
+        return None
     if task.labels is not None:
         return tuple(task.labels)
     if any(row_format.labelled for row_format in read["train"].formats):
@@ -240,6 +268,12 @@ def _check_fit(
 def _misfits(task: TaskSource, template: Template, splits: Mapping[Split, Read], where: str) -> Iterator[Problem]:
     rows = list(chain.from_iterable(each.rows for each in splits.values()))
     formats = set(chain.from_iterable(each.formats for each in splits.values()))
+    if any(isinstance(row.content, Picture) for row in rows):
+        for option in ("instruction", "system"):
+            if getattr(task, option):
+                yield Problem(
+                    f"{where}.{option}", "Rows of images have no prompt to put it into.", f"Remove `{option}`."
+                )
     if MESSAGES in formats and template.name not in ("none", CHAT):
         what = f"Rows of {MESSAGES.name} cannot be put into the template {template.name}."
         yield Problem(f"{where}.template", what, "Write `template: chat`.")
@@ -248,11 +282,14 @@ def _misfits(task: TaskSource, template: Template, splits: Mapping[Split, Read],
         yield Problem(f"{where}.system", what, "Write `template: chat`, or put the text into `instruction`.")
     if task.system and any(turn["role"] == "system" for row in rows for turn in row.turns):
         yield Problem(f"{where}.system", "Rows have a system turn of their own.", "Remove `system`.")
-    if task.instruction and (MESSAGES in formats or any(row.instruction for row in rows)):
+    if task.instruction and (MESSAGES in formats or any(row.instruction and row.content is None for row in rows)):
         instead = "Write `system` for messages." if MESSAGES in formats else "Remove `instruction`."
         yield Problem(f"{where}.instruction", "Rows have instructions of their own.", instead)
     if template.name == "custom":
-        has_instruction = bool(task.instruction) or any(row.instruction or row.tools for row in rows)
+        # The usual instruction of rows that hold more than text is ours, and may go.
+        has_instruction = bool(task.instruction) or any(
+            (row.instruction and row.content is None) or row.tools for row in rows
+        )
         found = {"instruction": has_instruction, "input": any(row.input for row in rows)}
         for name, present in found.items():
             if present and name not in template.fields:
@@ -282,12 +319,15 @@ def _example(task: TaskSource, template: Template, row: CheckedRow, id: str) -> 
         system=task.system,
         tools=row.tools,
         facts=row.facts,
+        closing=row.closing,
+        content=row.content,
     )
 
 
 def _notes(read: Mapping[Split, Read], labels: tuple[str, ...] | None) -> Iterator[str]:
     names = sorted({row_format.name for each in read.values() for row_format in each.formats})
     yield f"Rows are {' and '.join(names)}."
+    yield from _counted(read)
     unused = sum(row.unused_turns > 0 for each in read.values() for row in each.rows)
     if unused:
         yield f"{unused} conversations go on after their last assistant turn; those turns are not used."
@@ -300,3 +340,9 @@ def _notes(read: Mapping[Split, Read], labels: tuple[str, ...] | None) -> Iterat
     for alike in folded.values():
         if len(alike) > 1:
             yield f"The labels {alike} differ only in case or spaces."
+
+
+def _counted(read: Mapping[Split, Read]) -> list[str]:
+    """What was done to odd rows while they were read, one sentence each."""
+    counted: Notes = sum((each.notes for each in read.values()), Counter())
+    return [sentence.format(count=count) for sentence, count in sorted(counted.items())]

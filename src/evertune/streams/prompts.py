@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evertune.errors import ConfigError, did_you_mean
+from evertune.streams.contents import Content, Picture
 from evertune.streams.examples import PromptTarget, Segment
 
 CHAT = "chat"
@@ -44,22 +45,24 @@ class Template:
         """The fields it writes out."""
         return {text for text, is_field in self.both if is_field}
 
-    def render(self, instruction: str, input: str) -> tuple[Segment, ...]:
+    def render(self, instruction: str, input: str, closing: str = "") -> tuple[Segment, ...]:
         """The prompt of one row; braces in the row's texts mean nothing.
 
         Args:
             instruction: The instruction, may be empty.
             input: The input text, may be empty: the only piece that truncation may shorten.
+            closing: Follows the input on a line of its own.
 
         Returns:
             Pieces; neighbours that may not be cut are joined, empty ones left out.
         """
-        values = {"instruction": Segment(instruction), "input": Segment(input, cut=True)}
+        asked = (Segment(input, cut=True), *((Segment(f"\n{closing}"),) if closing else ()))
+        values = {"instruction": (Segment(instruction),), "input": asked}
         pieces = self.both
         if self.single is not None and not (instruction and input):
             pieces = self.single
             values["instruction"] = values["instruction"] if instruction else values["input"]
-        return join(values[text] if is_field else Segment(text) for text, is_field in pieces)
+        return join(part for text, is_field in pieces for part in (values[text] if is_field else (Segment(text),)))
 
 
 def join(pieces: Any) -> tuple[Segment, ...]:
@@ -100,6 +103,8 @@ def prompt_target(
     system: str = "",
     tools: Sequence[Mapping[str, Any]] = (),
     facts: Mapping[str, Any] | None = None,
+    closing: str = "",
+    content: Content | None = None,
 ) -> PromptTarget:
     """A row in its template.
 
@@ -112,16 +117,19 @@ def prompt_target(
         system: System turn, for `CHAT` alone.
         tools: Schemas of the tools on offer; they always stand in the prompt.
         facts: What scorers need beside the answer.
+        closing: Follows the input, and is never cut.
+        content: What an encoder or a model of images reads; a row of an image alone has no prompt.
 
     Returns:
         The row.
     """
-    facts = facts or {}
+    rest: dict[str, Any] = {"tools": tuple(tools), "facts": facts or {}, "content": content}
+    if isinstance(content, Picture):
+        return PromptTarget(id, (), output, **rest)
     if template.name == CHAT:
-        turns = chat_turns(instruction, input, system)
-        return PromptTarget(id, (), output, messages=turns, tools=tuple(tools), facts=facts)
-    prompt = template.render(with_tools(instruction, tools), input)
-    return PromptTarget(id, prompt, output, tools=tuple(tools), facts=facts)
+        asked = "\n".join(text for text in (input, closing) if text)
+        return PromptTarget(id, (), output, messages=chat_turns(instruction, asked, system), **rest)
+    return PromptTarget(id, template.render(with_tools(instruction, tools), input, closing), output, **rest)
 
 
 def parse_template(text: str, *, where: str = "template") -> Template:

@@ -1,4 +1,4 @@
-"""Files to raw rows: JSON, JSON lines, CSV, TSV, Parquet and saved `datasets` folders.
+"""Files to raw rows: JSON, JSON lines, CSV, TSV, Parquet, the files of MNIST and saved `datasets` folders.
 
 Text is read as UTF-8, with or without a byte order mark. Bytes that are not UTF-8 become lone surrogates here, and are
 reported, with their row, when the row is checked.
@@ -18,6 +18,7 @@ from typing import Any
 
 from evertune.errors import did_you_mean
 from evertune.streams.bad_rows import BadRows
+from evertune.streams.idx_files import is_idx, read_idx
 from evertune.streams.task import Split
 
 _LONGEST_CELL = 2**31 - 1
@@ -61,7 +62,7 @@ def read_rows(path: Path, *, split: Split, bad: BadRows) -> list[RawRow]:
     if not path.exists():
         bad.add(shown, "There is no such file.", _nearest(path))
         return []
-    reader = _saved_folder(split) if path.is_dir() else _READERS.get(path.suffix.lower())
+    reader = _saved_folder(split) if path.is_dir() else _reader(path)
     if reader is None:
         bad.add(shown, f"Files ending in `{path.suffix}` are not read.", f"Use one of: {', '.join(_READERS)}.")
         return []
@@ -73,6 +74,10 @@ def read_rows(path: Path, *, split: Split, bad: BadRows) -> list[RawRow]:
     if not rows and len(bad) == before:
         bad.add(shown, "This file holds no rows.")
     return rows
+
+
+def _reader(path: Path) -> Callable[[Path, str, BadRows], Iterator[RawRow]] | None:
+    return _read_idx if is_idx(path) else _READERS.get(path.suffix.lower())
 
 
 def _nearest(path: Path) -> str:
@@ -94,7 +99,12 @@ def _read_json(path: Path, shown: str, bad: BadRows) -> Iterator[RawRow]:
     text = _decoded(path, shown, bad)
     start = text.lstrip()[:1]
     if start == "{" and not _is_json(text.lstrip().split("\n", 1)[0]) and _is_json(text):
-        bad.add(shown, "This file holds one JSON object, not a list of rows.", "Write a list, or one object per line.")
+        value = json.loads(text)
+        if isinstance(value.get("data"), list):
+            yield RawRow(shown, value)
+        else:
+            what = "This file holds one JSON object, not a list of rows."
+            bad.add(shown, what, "Write a list, or one object per line.")
     elif start == "[" and (path.suffix.lower() == ".json" or _is_json(text)):
         yield from _json_list(text, shown, bad)
     else:
@@ -219,6 +229,14 @@ def _read_parquet(path: Path, shown: str, bad: BadRows) -> Iterator[RawRow]:
         yield RawRow(f"{shown}:{number}", name(values))
 
 
+def _read_idx(path: Path, shown: str, bad: BadRows) -> Iterator[RawRow]:
+    try:
+        for number, values in enumerate(read_idx(path), 1):
+            yield RawRow(f"{shown}:{number}", values)
+    except ValueError as error:
+        bad.add(shown, str(error))
+
+
 def _saved_folder(split: Split) -> Callable[[Path, str, BadRows], Iterator[RawRow]]:
     def read(path: Path, shown: str, bad: BadRows) -> Iterator[RawRow]:
         from evertune.streams.hugging_face import read_saved_folder
@@ -233,6 +251,7 @@ _READERS: dict[str, Callable[[Path, str, BadRows], Iterator[RawRow]]] = {
     ".json": _read_json,
     ".jsonl": _read_json,
     ".ndjson": _read_json,
+    ".jsonlines": _read_json,
     ".csv": _read_table(","),
     ".tsv": _read_table("\t"),
     ".parquet": _read_parquet,

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Predicate
 
 from evertune.streams.bad_rows import BadRows
+from evertune.streams.content_formats import Notes
 from evertune.streams.hugging_face import read_hub
+from evertune.streams.published import unfold
 from evertune.streams.readers import RawRow, read_rows
 from evertune.streams.row_formats import CheckedRow, RowFormat, check_rows, recognise
 from evertune.streams.task import Split
@@ -65,11 +68,13 @@ class Read:
         rows: The rows of all its sources, in order.
         formats: The formats they came in.
         sources: Its files, and its data sets of the hub as the manifest names them.
+        notes: How many rows something odd was done to, by a sentence with ``{count}``.
     """
 
     rows: list[CheckedRow]
     formats: list[RowFormat]
     sources: tuple[Path | str, ...]
+    notes: Notes = field(default_factory=Counter)
 
 
 def as_sources(sources: Sources | None) -> tuple[Path | HubData, ...]:
@@ -88,7 +93,15 @@ def _as_source(source: Source) -> Path | HubData:
     return Path(source)
 
 
-def read_sources(sources: Sequence[Path | HubData], *, split: Split, columns: Mapping[str, str], bad: BadRows) -> Read:
+def read_sources(
+    sources: Sequence[Path | HubData],
+    *,
+    split: Split,
+    columns: Mapping[str, str],
+    bad: BadRows,
+    named: str | None = None,
+    names: Sequence[str] = (),
+) -> Read:
     """Reads and checks the rows of one split.
 
     Args:
@@ -96,6 +109,8 @@ def read_sources(sources: Sequence[Path | HubData], *, split: Split, columns: Ma
         split: Which split it is.
         columns: Our key to the files' own column name.
         bad: Gets every bad row.
+        named: Name of the row format, where rows have the keys of several.
+        names: The tags in the order of their numbers, for rows of {tokens, tags} that hold numbers.
 
     Returns:
         The good rows, numbered through all sources.
@@ -105,17 +120,21 @@ def read_sources(sources: Sequence[Path | HubData], *, split: Split, columns: Ma
     """
     rows: list[CheckedRow] = []
     formats: list[RowFormat] = []
-    names: list[Path | str] = []
+    shown: list[Path | str] = []
+    notes: Notes = Counter()
     seen = 0
     for source in sources:
-        raw, name = _raw_rows(source, split, bad)
-        names.append(name)
-        row_format = recognise(raw, columns, bad)
+        published, name = _raw_rows(source, split, bad)
+        shown.append(name)
+        folder = source.absolute().parent if isinstance(source, Path) else None
+        raw = unfold(published, columns, folder=folder, bad=bad)
+        notes += raw.notes
+        row_format = recognise(raw.rows, raw.columns, bad, named=named)
         if row_format is not None:
             formats.append(row_format)
-            rows += check_rows(raw, row_format, columns, bad, first_number=seen)
-        seen += len(raw)
-    return Read(rows, formats, tuple(names))
+            rows += check_rows(raw.rows, row_format, raw.columns, bad, first_number=seen, names=names, notes=notes)
+        seen += len(raw.rows)
+    return Read(rows, formats, tuple(shown), notes)
 
 
 def _raw_rows(source: Path | HubData, split: Split, bad: BadRows) -> tuple[list[RawRow], Path | str]:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from evertune.metrics.base import Metric
 from evertune.metrics.chosen import with_companions
 from evertune.randomness import python_generator
-from evertune.streams.audit import audit, prompt_key
+from evertune.streams.audit import audit, group_key
 from evertune.streams.bad_rows import BadRows
 from evertune.streams.contents import Picture
 from evertune.streams.examples import PromptTarget
@@ -44,7 +44,7 @@ def carve(keys: Sequence[str], wanted: int, *, seed: int, purpose: str) -> froze
     `wanted`. If none fits, the smallest group is taken. At least one key stays behind.
 
     Args:
-        keys: One key a row, see `prompt_key`.
+        keys: One key a row, see `group_key`.
         wanted: How many rows, at least 1; exactly so many are found unless many keys are equal.
         seed: The seed of the run.
         purpose: ``dev`` or ``test``.
@@ -76,7 +76,7 @@ def carve_rows(
     seed: int,
     apart_from: Sequence[PromptTarget] = (),
 ) -> tuple[SplitRows, SplitRows]:
-    """Carves a split from the training rows; equal prompts stay together.
+    """Carves a split from the training rows; equal prompts stay together, and so do rows about one text.
 
     Args:
         source: The training rows.
@@ -84,15 +84,16 @@ def carve_rows(
         fraction: Share of the rows to carve.
         task: Name of the task.
         seed: The seed of the run.
-        apart_from: The test rows: a training row with the prompt of one of them never becomes dev, as dev selects.
+        apart_from: The test rows: a training row with the prompt or the text of one of them never becomes dev, as dev
+            selects.
 
     Returns:
         What is left to train on, and what was carved, under new ids.
     """
     if fraction <= 0:
         return source, replace(NO_ROWS, rule=f"none: {split}_fraction is 0")
-    forbidden = {prompt_key(row) for row in apart_from}
-    keys = [prompt_key(row) for row in source.rows]
+    forbidden = {group_key(row) for row in apart_from}
+    keys = [group_key(row) for row in source.rows]
     eligible = [index for index, key in enumerate(keys) if key not in forbidden]
     wanted = max(1, round(fraction * len(keys)))
     chosen = {eligible[index] for index in carve([keys[index] for index in eligible], wanted, seed=seed, purpose=split)}
@@ -203,7 +204,12 @@ def _check_facts(rows: Sequence[PromptTarget], metrics: Sequence[Metric]) -> Non
     bad = BadRows()
     for row in rows:
         # Metrics that are reported beside one another need the same: the first to miss something says so.
-        lacking = {name: (metric, what) for metric in reversed(metrics) for name, what in metric.lacking(row.facts)}
+        facts = row.scorer_facts
+        lacking = {name: (metric, what) for metric in reversed(metrics) for name, what in metric.lacking(facts)}
         for name, (metric, what) in lacking.items():
-            bad.add(row.id, f"{what} The metric {metric.name} needs it.", f"Add `{name}`, or name another metric.")
+            bad.add(
+                row.id,
+                f"{what} The metric {metric.name} needs it.",
+                "Name another metric." if name == metric.content else f"Add `{name}`, or name another metric.",
+            )
     bad.raise_if_any()

@@ -41,7 +41,7 @@ def test_a_metric_reads_its_row() -> None:
 
 
 def test_a_metric_has_one_function() -> None:
-    with pytest.raises(ValueError, match="either per_row or row_score"):
+    with pytest.raises(ValueError, match="one of per_row, row_score and counts"):
         Metric(name="none", binary=True)
     with pytest.raises(ValueError, match="compares facts that it does not need"):
         Metric(name="odd", binary=True, row_score=instruction_length, compares=frozenset({"rejected"}))

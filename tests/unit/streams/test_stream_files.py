@@ -354,7 +354,8 @@ def test_files_that_cannot_be_read(console, write, tmp_path):
     ]
     other = write("rows.xlsx", "x")
     assert problems(console, train=other) == [
-        f"{other}: Files ending in `.xlsx` are not read. Use one of: .json, .jsonl, .ndjson, .csv, .tsv, .parquet."
+        f"{other}: Files ending in `.xlsx` are not read. Use one of: .json, .jsonl, .ndjson, .jsonlines, "
+        ".csv, .tsv, .parquet."
     ]
     torn = write("torn.parquet", b"PAR1")
     assert problems(console, train=torn)[0].startswith(f"{torn}: This file is not Parquet: ")
