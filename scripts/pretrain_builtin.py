@@ -127,14 +127,7 @@ def train_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        min_frequency=2,
-        special_tokens=[PAD, EOS, BOS],
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_tokenizer_text(seed), trainer)
+    learn_merges(tokenizer, vocab_size, [PAD, EOS, BOS], seed)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
@@ -143,6 +136,18 @@ def train_tokenizer(vocab_size: int, seed: int) -> PreTrainedTokenizerFast:
         model_max_length=MAX_LENGTH,
         clean_up_tokenization_spaces=False,
     )
+
+
+def learn_merges(tokenizer: Tokenizer, vocab_size: int, special_tokens: list[str], seed: int) -> None:
+    """Trains a byte-level BPE on the generated text, in place."""
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=special_tokens,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(_tokenizer_text(seed), trainer)
 
 
 def _tokenizer_text(seed: int) -> Iterator[str]:
@@ -253,20 +258,33 @@ def train(
     seed: int,
     log: Callable[[str], None],
 ) -> None:
-    """Trains in place, in bfloat16 autocast."""
+    """Trains a model that answers, in place."""
     to_batch, to_loss = _FORMATS[model.config.is_encoder_decoder]
+    generator = torch.Generator().manual_seed(seed)
+    made = (to_batch(batch) for batch in batches(examples, recipe.batch_size, generator))
+    take_steps(model, made, to_loss, recipe, log=log)
+
+
+def take_steps(
+    model: PreTrainedModel,
+    made: Iterator[Batch],
+    to_loss: Callable[[PreTrainedModel, Batch], Tensor],
+    recipe: Recipe,
+    *,
+    log: Callable[[str], None],
+) -> None:
+    """Trains in place, in bfloat16 autocast, one step for every batch until there were enough."""
     optimizers = build_optimizers(model, recipe)
     schedulers = [
         torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, recipe)) for optimizer in optimizers
     ]
-    generator = torch.Generator().manual_seed(seed)
     model.set_attn_implementation("eager")  # on CPU, the backward of the fused kernel is several times slower
     model.train()
     recent: list[float] = []
     started = time.perf_counter()
-    for step, batch in enumerate(batches(examples, recipe.batch_size, generator), start=1):
+    for step, batch in enumerate(made, start=1):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            loss = to_loss(model, to_batch(batch))
+            loss = to_loss(model, batch)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer, scheduler in zip(optimizers, schedulers, strict=True):

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
-from annotated_types import Len
+from annotated_types import Ge, Len
 
 from evertune.streams.examples import PromptTarget
+from evertune.streams.task import Task
 
 IGNORED = -100  # the label of a position that is not scored
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch import Tensor, nn
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from typing_extensions import Self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,10 @@ class BackboneConfig:
         trust_remote_code: Run Python code that comes with the model.
         attn_implementation: Attention kernel as transformers names it (``sdpa``, ``eager``, ``flash_attention_2``);
             None lets transformers choose.
+        doc_stride: Of encoders: tokens that neighbouring windows share where a text is longer than one; at most half of
+            a window (`train.max_source_length`).
+        train_heads: Of encoders: whether heads learn. Frozen ones stay as they were drawn, at random: for comparison
+            with recipes that leave them so.
     """
 
     path: Annotated[str, Len(1)]
@@ -42,6 +50,8 @@ class BackboneConfig:
     gradient_checkpointing: bool = False
     trust_remote_code: bool = False
     attn_implementation: str | None = None
+    doc_stride: Annotated[int, Ge(0)] = 128
+    train_heads: bool = True
 
 
 @dataclass(frozen=True)
@@ -107,10 +117,10 @@ class Batch:
     ids: tuple[str, ...]
     count: int
 
-    def to(self, device: object) -> Batch:
+    def to(self, device: object) -> Self:
         """The same batch on a device."""
         moved = {name: tensor.to(device) for name, tensor in self.inputs.items()}  # type: ignore[call-overload]
-        return Batch(moved, self.labels.to(device), self.ids, self.count)  # type: ignore[call-overload]
+        return replace(self, inputs=moved, labels=self.labels.to(device))  # type: ignore[call-overload]
 
     def real_tokens(self, hidden: Tensor, module_path: str) -> Tensor:
         """The hidden states of tokens that are neither padding nor in a filler row.
@@ -155,12 +165,41 @@ class Backbone(Protocol):
 
     `model` is the untouched base model. Calls that compute take the module to call (with adapters, wrapped for several
     processes) as an argument, so that a backbone never holds a stale one.
+
+    Class attributes:
+        answers_in_text: Whether answers are written token by token; otherwise labels and places are found.
     """
+
+    answers_in_text: ClassVar[bool]
 
     config: BackboneConfig
     identity: Identity
     model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """Text to ids, for models of text."""
+        ...
+
+    def prepare(self, tasks: Sequence[Task], *, seed: int) -> None:
+        """Fits the model to the tasks of a stream, once and before anything else: heads, where it needs any.
+
+        Raises:
+            ConfigError: If it cannot do one of them.
+        """
+        ...
+
+    def head_parameters(self, tasks: Iterable[str]) -> dict[str, nn.Parameter]:
+        """The parameters of the heads of these tasks by their names in ``heads.safetensors``; none without heads."""
+        ...
+
+    def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
+        """Sets heads to what `head_parameters` held."""
+        ...
+
+    def head_in_model(self, task: str) -> dict[str, Tensor]:
+        """The head of a task by the names that the architecture gives its own; empty without such a head."""
+        ...
 
     def encode(
         self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int, answers: bool = True
@@ -195,6 +234,10 @@ class Backbone(Protocol):
         self, model: nn.Module, rows: Sequence[Encoded], *, max_new_tokens: int, num_beams: int = 1
     ) -> list[str]:
         """Answers the prompts of one batch, greedily or with beams: decoded without prompt and special tokens."""
+        ...
+
+    def draw(self, model: nn.Module, rows: Sequence[PromptTarget], file: Path) -> None:
+        """Writes what the model makes of rows as a picture, for models whose answers are pictures."""
         ...
 
     def label_ids(self, labels: Sequence[str], *, ended: bool = True) -> list[tuple[int, ...]]:

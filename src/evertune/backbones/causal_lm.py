@@ -23,6 +23,8 @@ class CausalLM(LanguageModel):
     the batch) go through the output layer: with a large vocabulary and short answers that is most of the memory.
     """
 
+    auto_class = "AutoModelForCausalLM"
+
     @cached_property
     def _accepts(self) -> frozenset[str]:
         """Names of the arguments of the model's forward pass."""

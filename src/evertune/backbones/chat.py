@@ -48,7 +48,7 @@ class ChatFormat:
         except (TemplateError, TypeError, ValueError):
             return None
         tail = text[text.rfind(_PROBE_ANSWER) + len(_PROBE_ANSWER) :] if _PROBE_ANSWER in text else ""
-        ids = self.tokenizer(tail, add_special_tokens=False)["input_ids"]
+        ids = self.tokenizer(tail, add_special_tokens=False, return_attention_mask=False)["input_ids"]
         controls = control_ids(self.tokenizer)
         return next((index for index in ids if index in controls), None)
 

@@ -76,12 +76,13 @@ def fingerprint(folder: Path) -> str:
     settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     kept = {key: value for key, value in settings.items() if key not in _VOLATILE}
     digest = hashlib.sha256(json.dumps(kept, sort_keys=True).encode())
-    for line in sorted(line for path in weight_files(folder) for line in _tensor_lines(path)):
+    for line in sorted(line for path in weight_files(folder) for line in tensor_lines(path)):
         digest.update(line.encode())
     return digest.hexdigest()
 
 
-def _tensor_lines(path: Path) -> Iterator[str]:
+def tensor_lines(path: Path) -> Iterator[str]:
+    """A line for every tensor of a file: name, shape, type and first few values."""
     for name, shape, head in _open(path):
         values = [float(value) for value in head.flatten()[:_SAMPLED].double()]
         yield f"{name} {list(shape)} {str(head.dtype).removeprefix('torch.')} {values}\n"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,15 @@ from torch.nn import functional
 
 from evertune.backbones.base import IGNORED, BackboneConfig, Batch, Encoded, Identity, LossOutput
 from evertune.backbones.encoding import RowEncoder
+from evertune.errors import ConfigError, Problem
 from evertune.streams.examples import PromptTarget
+from evertune.streams.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
+
+    from evertune.backbones.loading import Described
 
 
 def padded(rows: Sequence[Sequence[int]], value: int, *, left: bool = False) -> Tensor:
@@ -69,6 +73,9 @@ class LanguageModel(ABC):
         tokenizer: Its tokenizer, with an end and a padding token.
     """
 
+    answers_in_text: ClassVar[bool] = True
+    auto_class: ClassVar[str]
+
     def __init__(
         self,
         config: BackboneConfig,
@@ -96,8 +103,48 @@ class LanguageModel(ABC):
         from evertune.backbones.loading import describe, load_model
 
         described = describe(config, base_dir=base_dir)
-        model, identity = load_model(config, described)
+        model, identity, _ = load_model(config, described)
         return cls(config, identity, model, described.tokenizer)
+
+    @classmethod
+    def describe(cls, config: BackboneConfig, *, base_dir: Path | None = None) -> Described:
+        """Configuration and tokenizer, no weights; see `evertune.backbones.loading.describe`."""
+        from evertune.backbones.loading import describe
+
+        return describe(config, base_dir=base_dir)
+
+    @classmethod
+    def skeleton(cls, config: BackboneConfig) -> nn.Module:
+        """The model without weights; see `evertune.backbones.loading.build_skeleton`."""
+        from evertune.backbones.loading import build_skeleton
+
+        return build_skeleton(config)
+
+    @classmethod
+    def row_encoder(cls, config: BackboneConfig, described: Described, tasks: Sequence[Task]) -> RowEncoder:
+        """What encodes rows, without weights."""
+        check_text_tasks(tasks, config)
+        return RowEncoder(described.tokenizer, described.settings)
+
+    def prepare(self, tasks: Sequence[Task], *, seed: int) -> None:
+        """Every task is answered in text: nothing to prepare.
+
+        Raises:
+            ConfigError: If the rows of a task are images.
+        """
+        check_text_tasks(tasks, self.config)
+
+    def head_parameters(self, tasks: Iterable[str]) -> dict[str, nn.Parameter]:
+        """None: the output layer belongs to the model."""
+        return {}
+
+    def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
+        """There are none."""
+        assert not tensors
+
+    def head_in_model(self, task: str) -> dict[str, Tensor]:
+        """None."""
+        return {}
 
     @cached_property
     def rows(self) -> RowEncoder:
@@ -210,6 +257,10 @@ class LanguageModel(ABC):
         start = self._answer_start(inputs)
         return self._decoded([row[start:] for row in ids])
 
+    def draw(self, model: nn.Module, rows: Sequence[PromptTarget], file: Path) -> None:
+        """Nothing: answers are texts."""
+        return
+
     @abstractmethod
     def _answer_start(self, inputs: dict[str, Tensor]) -> int:
         """Position of the first generated token in what generation returns."""
@@ -219,6 +270,25 @@ class LanguageModel(ABC):
         ended = [list(ids[: next((at for at, index in enumerate(ids) if index in stop), len(ids))]) for ids in answers]
         texts = self.tokenizer.batch_decode(ended, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return [text.strip() for text in texts]
+
+
+def check_text_tasks(tasks: Sequence[Task], config: BackboneConfig) -> None:
+    """Checks that rows have prompts that can be read.
+
+    Raises:
+        ConfigError: With the tasks whose rows are images.
+    """
+    problems = [
+        Problem(
+            f"task {task.name}",
+            f"Its rows are images, which a model for {config.task_type} cannot read.",
+            f"Write `backbone.task_type: {task.task_type}`.",
+        )
+        for task in tasks
+        if task.task_type in ("image_classification", "text_to_image")
+    ]
+    if problems:
+        raise ConfigError(problems)
 
 
 def _device(model: nn.Module) -> torch.device:

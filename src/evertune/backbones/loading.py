@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from evertune.backbones.base import BackboneConfig, Identity
-from evertune.backbones.encoding import RowEncoder
-from evertune.backbones.explain import explained, quiet_transformers
+from evertune.backbones import BACKBONES
+from evertune.backbones.base import BackboneConfig, Encoded, Identity
+from evertune.backbones.explain import explained, is_own_code, quiet_transformers
 from evertune.backbones.fingerprint import fingerprint, weight_files
+from evertune.backbones.heads import head_names
 from evertune.backbones.location import Resolved, cached_snapshot, resolve_path
-from evertune.backbones.special_tokens import SpecialTokens, left_out, reconcile
+from evertune.backbones.special_tokens import SpecialTokens, left_out, reconcile, settle_padding
 from evertune.backbones.suitability import check_suitable
 from evertune.errors import BackboneError, CapabilityError
+from evertune.streams.examples import PromptTarget
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -24,7 +27,6 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "*.tiktoken")
 _TOKENIZER_ADVICE = (
     "Copy the tokenizer files of this model (tokenizer.json, tokenizer_config.json, ...) beside its weights."
 )
-_AUTO_CLASSES = {"causal_lm": "AutoModelForCausalLM", "seq2seq_lm": "AutoModelForSeq2SeqLM"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class Described:
     Attributes:
         resolved: Where it is.
         settings: Its configuration.
-        tokenizer: Its tokenizer, with end and padding token.
+        tokenizer: Its tokenizer, with a padding token and, for models that answer in text, an end token; None for a
+            model of images.
         generation: From generation_config.json, if there is one.
         special: The special tokens that are used.
         notes: Sentences to say aloud.
@@ -60,10 +63,28 @@ def describe(config: BackboneConfig, *, base_dir: Path | None = None) -> Describ
     """
     resolved = resolve_path(config.path, base_dir, revision=config.revision)
     settings = _read_settings(resolved, config)
+    backbone = BACKBONES.get(config.task_type)
+    if not backbone.answers_in_text:
+        return _described_encoder(resolved, settings, config, reads=backbone.reader.reads)
     tokenizer, generation = _read_tokenizer(resolved, config), _read_generation(resolved, config)
     special = reconcile(tokenizer, settings, generation)
     more = [note for note in (left_out(generation), _quantised_note(settings)) if note]
     return Described(resolved, settings, tokenizer, generation, special, (resolved.note, *special.notes, *more))
+
+
+def _described_encoder(
+    resolved: Resolved, settings: PretrainedConfig, config: BackboneConfig, *, reads: str
+) -> Described:
+    """An encoder generates nothing: of special tokens it needs padding, and a model of images needs none."""
+    quantised = [note for note in [_quantised_note(settings)] if note]
+    if reads == "image":
+        none: Any = None
+        return Described(
+            resolved, settings, none, None, SpecialTokens(None, None, 0, (), ()), (resolved.note, *quantised)
+        )
+    tokenizer = _read_tokenizer(resolved, config)
+    special = settle_padding(tokenizer, settings)
+    return Described(resolved, settings, tokenizer, None, special, (resolved.note, *special.notes, *quantised))
 
 
 def load_tokenizer(
@@ -78,14 +99,14 @@ def load_tokenizer(
     return described.tokenizer, described.notes
 
 
-def load_row_encoder(config: BackboneConfig, *, base_dir: Path | None = None) -> tuple[RowEncoder, tuple[str, ...]]:
-    """What turns rows into ids, without weights, and the sentences to say aloud.
+class Encoder(Protocol):
+    """Encodes rows: a backbone, or what it has without weights."""
 
-    Raises:
-        BackboneError: As `describe`.
-    """
-    described = describe(config, base_dir=base_dir)
-    return RowEncoder(described.tokenizer, described.settings), described.notes
+    def encode(
+        self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int, answers: bool = True
+    ) -> Sequence[Encoded]:
+        """Token ids of every row."""
+        ...
 
 
 def build_skeleton(config: BackboneConfig, *, base_dir: Path | None = None) -> PreTrainedModel:
@@ -104,11 +125,15 @@ def build_skeleton(config: BackboneConfig, *, base_dir: Path | None = None) -> P
         )
 
 
-def load_model(config: BackboneConfig, described: Described) -> tuple[PreTrainedModel, Identity]:
+def load_model(config: BackboneConfig, described: Described) -> tuple[PreTrainedModel, Identity, tuple[str, ...]]:
     """The model with its weights, in evaluation mode, on the CPU (quantised ones on the current device).
 
     Its special token ids are those of the tokenizer, and its generation defaults are emptied, so that answers are the
     most likely ones whatever generation_config.json asks for.
+
+    Returns:
+        The model, what it is, and the names of parameters beside its head that the weights of an encoder lack: its
+        pooler, which is then random and must learn.
 
     Raises:
         BackboneError: If the weights are missing, damaged, incomplete or of other shapes.
@@ -134,18 +159,20 @@ def load_model(config: BackboneConfig, described: Described) -> tuple[PreTrained
             **options,
         )
     folder, revision = _model_folder(resolved, config)
-    notes = (*described.notes, *_check_report(model, report, str(folder)), *_pickle_note(folder))
+    fresh = _fresh_parameters(model, report, config)
+    notes = (*described.notes, *_check_report(model, report, str(folder), fresh), *_pickle_note(folder))
     _settle(model, described)
+    _try_own_code(model, described)
     _keep_differentiable(model)
     _switch_checkpointing(model, config)
     identity = Identity(resolved.location, resolved.kind, revision, known or fingerprint(folder), notes)
-    return model, identity
+    return model, identity, tuple(name for name in fresh if ".pooler." in f".{name}")
 
 
 def _auto_class(config: BackboneConfig) -> Any:
     import transformers
 
-    return getattr(transformers, _AUTO_CLASSES[config.task_type])
+    return getattr(transformers, BACKBONES.get(config.task_type).auto_class)
 
 
 def _model_folder(resolved: Resolved, config: BackboneConfig) -> tuple[Path, str | None]:
@@ -226,9 +253,22 @@ def _quantization_options(config: BackboneConfig) -> dict[str, Any]:
     }
 
 
-def _check_report(model: PreTrainedModel, report: dict[str, Any], where: str) -> list[str]:
+def _fresh_parameters(model: PreTrainedModel, report: dict[str, Any], config: BackboneConfig) -> list[str]:
+    """Parameters of an encoder that its weights need not hold: its head, and a pooler between the two."""
+    if BACKBONES.get(config.task_type).answers_in_text:
+        return []
+    heads = tuple(f"{name}." for name in head_names(model))
+    wanted = {*report["missing_keys"], *(key[0] for key in report["mismatched_keys"])}
+    return [
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(heads) or (name in wanted and ".pooler." in f".{name}")
+    ]
+
+
+def _check_report(model: PreTrainedModel, report: dict[str, Any], where: str, fresh: Sequence[str]) -> list[str]:
     """Refuses weights that lack parameters or have other shapes; returns notes on superfluous ones."""
-    mismatched = sorted(report["mismatched_keys"])
+    mismatched = sorted(key for key in report["mismatched_keys"] if key[0] not in fresh)
     if mismatched:
         name, found, expected = mismatched[0]
         raise BackboneError(
@@ -237,7 +277,7 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], where: str) ->
             where=where,
             instead="Use the config.json that belongs to these weights.",
         )
-    parameters = {name for name, _ in model.named_parameters()}
+    parameters = {name for name, _ in model.named_parameters()} - set(fresh)
     missing = sorted(set(report["missing_keys"]) & parameters)
     if missing:
         raise BackboneError(
@@ -262,6 +302,10 @@ def _settle(model: PreTrainedModel, described: Described) -> None:
     from transformers import GenerationConfig
 
     special, text = described.special, model.config.get_text_config()
+    if not special.stop:  # it generates nothing, and keeps the ids of its own configuration
+        for settings in (model.config, text):
+            settings.pad_token_id, settings.use_cache = special.pad, False
+        return
     for settings in (model.config, text):
         settings.bos_token_id, settings.eos_token_id, settings.pad_token_id = special.bos, special.eos, special.pad
         settings.use_cache = False
@@ -274,6 +318,22 @@ def _settle(model: PreTrainedModel, described: Described) -> None:
         pad_token_id=special.pad,
         decoder_start_token_id=start,
     )
+
+
+def _try_own_code(model: PreTrainedModel, described: Described) -> None:
+    """Lets a model that brings its own code answer two tokens: what cannot run is better found now than after an epoch.
+
+    Raises:
+        BackboneError: If it cannot.
+    """
+    if not is_own_code(model) or not described.special.stop:
+        return
+    import torch
+
+    ids = torch.full((1, 2), described.special.pad, device=model.device)
+    asked: Any = model
+    with explained(described.resolved, "The model cannot answer"), torch.no_grad():
+        asked.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, use_cache=True)
 
 
 def _keep_differentiable(model: PreTrainedModel) -> None:

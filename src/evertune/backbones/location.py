@@ -20,6 +20,7 @@ WEIGHT_FILES = (
 """Names under which weights are looked for, in this order."""
 
 _LISTED = 12
+_CONFIGURATIONS = ("config.json", "model_index.json")  # of a model, and of a pipeline of several
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _check_model_folder(path: str, folder: Path) -> None:
             where=str(folder),
             instead="Write the folder that holds config.json, the weights and the tokenizer.",
         )
-    has_config = (folder / "config.json").is_file()
+    has_config = any((folder / name).is_file() for name in _CONFIGURATIONS)
     if (folder / "adapter_config.json").is_file():
         raise BackboneError(
             "This folder holds an adapter (adapter_config.json)"
@@ -160,7 +161,8 @@ def _missing_folder(path: str, folder: Path) -> BackboneError:
 def _resolve_hub(path: str, revision: str | None) -> Resolved:
     from huggingface_hub import is_offline_mode
 
-    folder = cached_snapshot(path, revision)
+    snapshots = (cached_snapshot(path, revision, name) for name in _CONFIGURATIONS)
+    folder = next((found for found in snapshots if found is not None), None)
     asked = f" at revision {revision}" if revision else ""
     if folder is not None:
         complete = any((folder / name).is_file() for name in WEIGHT_FILES)
@@ -176,9 +178,9 @@ def _resolve_hub(path: str, revision: str | None) -> Resolved:
     return Resolved("hub", path, f"`{path}`{asked} is a hub id, not in the cache, and will be downloaded.", revision)
 
 
-def cached_snapshot(repo: str, revision: str | None) -> Path | None:
-    """The folder of a hub model in the local cache, named after its commit; None if it is not there."""
+def cached_snapshot(repo: str, revision: str | None, file: str = "config.json") -> Path | None:
+    """The folder of a hub model that holds `file` in the local cache, named after its commit; None without one."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(repo, "config.json", revision=revision)
+    found = try_to_load_from_cache(repo, file, revision=revision)
     return Path(found).parent if isinstance(found, str) else None

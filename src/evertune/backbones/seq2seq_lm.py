@@ -15,6 +15,8 @@ from evertune.backbones.language_model import LanguageModel, ended_alike, evalua
 class Seq2SeqLM(LanguageModel):
     """Any architecture that `AutoModelForSeq2SeqLM` loads."""
 
+    auto_class = "AutoModelForSeq2SeqLM"
+
     def collate(self, rows: Sequence[Encoded]) -> Batch:
         """Prompts for the encoder, shifted answers for the decoder, both padded on the right."""
         labels = padded([row.target if row.id else [IGNORED] * len(row.target) for row in rows], IGNORED)

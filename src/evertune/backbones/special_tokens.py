@@ -33,14 +33,14 @@ class SpecialTokens:
 
     Attributes:
         bos: Begin token, None if the tokenizer has none.
-        eos: End token: what an answer ends with.
+        eos: End token: what an answer ends with; None for models that do not answer in text.
         pad: Padding; never seen by the model, since masks are exact.
         stop: Ids that end a generated answer; `eos` is the first.
         notes: What was contradictory or missing, and what is used.
     """
 
     bos: int | None
-    eos: int
+    eos: int | None
     pad: int
     stop: tuple[int, ...]
     notes: tuple[str, ...]
@@ -80,6 +80,28 @@ def reconcile(
     more = [index for index in _ids(getattr(generation, "eos_token_id", None)) if index in controls and index != eos]
     bos: Any = tokenizer.bos_token_id
     return SpecialTokens(bos, eos, pad, (eos, *more), tuple(notes))
+
+
+def settle_padding(tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfig) -> SpecialTokens:
+    """Settles the padding token of an encoder, which needs no other.
+
+    Args:
+        tokenizer: Gets a missing padding token: the one of the configuration, or the end token.
+        settings: The model's configuration; not changed.
+
+    Raises:
+        BackboneError: If there is neither.
+    """
+    text, notes = settings.get_text_config(), list[str]()
+    if tokenizer.pad_token_id is None and tokenizer.eos_token_id is None and text.pad_token_id is None:
+        raise BackboneError(
+            "Neither the tokenizer nor the configuration names a padding token.",
+            where=tokenizer.name_or_path,
+            instead="Set `pad_token` in tokenizer_config.json.",
+        )
+    pad = _settle_pad(tokenizer, {"config.json": text}, text.vocab_size, notes)
+    bos: Any = tokenizer.bos_token_id
+    return SpecialTokens(bos, None, pad, (), tuple(notes))
 
 
 def left_out(generation: GenerationConfig | None) -> str | None:

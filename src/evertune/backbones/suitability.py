@@ -11,6 +11,11 @@ from evertune.errors import BackboneError, did_you_mean
 _MAPPINGS = {
     "causal_lm": "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
     "seq2seq_lm": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
+    "sequence_classification": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES",
+    "token_classification": "MODEL_FOR_TOKEN_CLASSIFICATION_MAPPING_NAMES",
+    "question_answering": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "argument_extraction": "MODEL_FOR_QUESTION_ANSWERING_MAPPING_NAMES",
+    "image_classification": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES",
 }
 
 
@@ -60,7 +65,7 @@ def _fitting(model_type: str) -> list[str]:
 
     fitting = [task for task, name in _MAPPINGS.items() if model_type in getattr(modeling_auto, name)]
     # Some encoder-decoders are in the causal list as well, with their decoder alone.
-    return ["seq2seq_lm"] if "seq2seq_lm" in fitting else fitting
+    return [task for task in fitting if task != "causal_lm"] if "seq2seq_lm" in fitting else fitting
 
 
 def _check_task(raw: Mapping[str, Any], model_type: str, config: BackboneConfig, where: str) -> None:
@@ -71,7 +76,7 @@ def _check_task(raw: Mapping[str, Any], model_type: str, config: BackboneConfig,
         raise BackboneError(
             f"{said} cannot be used with `task_type: {config.task_type}`.",
             where=where,
-            instead=f"Write `task_type: {fitting[0]}`." if fitting else "Use a model that generates text.",
+            instead=f"Write `task_type: {fitting[0]}`." if fitting else "Use another model.",
         )
     if config.task_type == "causal_lm" and architectures[0].endswith("ForMaskedLM") and not raw.get("is_decoder"):
         raise BackboneError(

@@ -26,6 +26,18 @@ def is_marked(text: str) -> bool:
     return OPEN in text or CLOSE in text
 
 
+def unframed(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], **options: Any) -> list[list[int]]:
+    """Ids of texts without the special tokens around them; `texts` must not be empty.
+
+    A tokenizer in Python is given one text at a time: of a list, transformers pads even what needs no padding, with an
+    argument that the code of some models does not take (the ``padding_side`` of ChatGLM's).
+    """
+    if getattr(tokenizer, "is_fast", True):
+        return tokenizer(list(texts), add_special_tokens=False, **options)["input_ids"]  # type: ignore[return-value]
+    options = {**options, "add_special_tokens": False, "return_attention_mask": False}
+    return [tokenizer(text, **options)["input_ids"] for text in texts]  # type: ignore[misc]
+
+
 @dataclass(frozen=True)
 class TextIds:
     """Encodes text with one tokenizer, in batches.
@@ -82,8 +94,7 @@ class TextIds:
     def _batch(self, texts: Sequence[str], *, split: bool) -> list[list[int]]:
         if not texts:
             return []
-        options: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
-        return self.tokenizer(list(texts), split_special_tokens=split, **options)["input_ids"]
+        return unframed(self.tokenizer, texts, split_special_tokens=split, return_attention_mask=False, verbose=False)
 
     def _batch_with_offsets(self, texts: Sequence[str], *, split: bool) -> list[tuple[list[int], Offsets]]:
         options: dict[str, Any] = {"add_special_tokens": False, "return_attention_mask": False, "verbose": False}
@@ -121,8 +132,18 @@ class TextIds:
         Args:
             target: For an answer of an encoder-decoder model, which may be framed otherwise than a prompt.
         """
-        given: dict[str, Any] = {"text_target" if target else "text": "a"}
+        given: dict[str, Any] = {"text_target" if target else "text": "a", "return_attention_mask": False}
+        if not self.tokenizer.is_fast:
+            return self._around_plain(given)
         found = self.tokenizer(**given, return_special_tokens_mask=True)
         ids, special = found["input_ids"], found["special_tokens_mask"]
         inside = [index for index, flag in enumerate(special) if not flag]
         return tuple(ids[: inside[0]]), tuple(ids[inside[-1] + 1 :])
+
+    def _around_plain(self, given: dict[str, Any]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The same from the ids alone: a tokenizer in Python may frame a text without saying which tokens do so."""
+        whole = self.tokenizer(**given)["input_ids"]
+        plain = self.tokenizer(**given, add_special_tokens=False)["input_ids"]
+        places = range(len(whole) - len(plain) + 1)
+        start = next((place for place in places if whole[place : place + len(plain)] == plain), 0)
+        return tuple(whole[:start]), tuple(whole[start + len(plain) :])

@@ -1,0 +1,120 @@
+"""A tag for every word: named entities, parts of speech."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.nn import functional
+
+from evertune.backbones.base import IGNORED
+from evertune.backbones.encoder import Encoder
+from evertune.backbones.reading import Answered, Limits, Reader, as_wide, room_for
+from evertune.backbones.windows import EncodedRow, Window, cuts
+from evertune.metrics.entities import entities_of, entity_answer
+from evertune.streams.contents import TaggedTokens
+from evertune.streams.examples import PromptTarget
+
+if TYPE_CHECKING:
+    from evertune.backbones.windows import Cut
+
+OUTSIDE = "O"
+
+
+class TokenReader(Reader):
+    """Sentences whose words carry tags: the first piece of a word speaks for it.
+
+    A sentence longer than a window is read in several; a word is judged in the one where it has most around it.
+    """
+
+    places = "token"
+
+    @cached_property
+    def tags(self) -> tuple[str, ...]:
+        """The tags of the training rows, ``O`` first: the outputs."""
+        found = {tag for row in self.task.train for tag in _content(row).tags}
+        return (OUTSIDE, *sorted(found - {OUTSIDE}))
+
+    @property
+    def outputs(self) -> int:
+        """One a tag."""
+        return len(self.tags)
+
+    def encode(self, rows: Sequence[PromptTarget], limits: Limits, *, answers: bool) -> list[EncodedRow]:
+        """See `Reader.encode`."""
+        return [self._row(row, limits, answers=answers) for row in rows]
+
+    def _row(self, row: PromptTarget, limits: Limits, *, answers: bool) -> EncodedRow:
+        content = _content(row)
+        ids, words = self._pieces(content.tokens)
+        known = {tag: at for at, tag in enumerate(self.tags)}
+        room = room_for(self, limits, self.frame.around_one, row)
+        windows = []
+        for cut in cuts(max(len(ids), 1), room, min(limits.stride, room // 2)):
+            spots: list[int | None] = [
+                word if first and cut.own_start <= at < cut.own_stop else None
+                for at, (word, first) in enumerate(words[cut.start : cut.stop], cut.start)
+            ]
+            # A tag that no training row has cannot be learnt; it is scored as wrong.
+            labels: list[int] = [
+                known.get(content.tags[word], IGNORED) if word is not None and answers else IGNORED for word in spots
+            ]
+            windows.append(self._window(ids, cut, labels, spots))
+        return EncodedRow(row.id, windows[0].ids, (), task=self.task.name, row=row, windows=tuple(windows))
+
+    def _window(self, ids: Sequence[int], cut: Cut, labels: Sequence[int], spots: Sequence[int | None]) -> Window:
+        whole, types = self.frame.one(ids[cut.start : cut.stop])
+        before, after = len(self.frame.before), len(self.frame.single)
+        framed = ((None,) * before, (None,) * after)
+        return Window(
+            whole,
+            (*((IGNORED,) * before), *labels, *((IGNORED,) * after)),
+            types,
+            (*framed[0], *spots, *framed[1]),
+        )
+
+    def _pieces(self, tokens: Sequence[str]) -> tuple[list[int], list[tuple[int, bool]]]:
+        """Ids of all pieces of the words, and for each piece its word and whether it is the word's first."""
+        given: Any = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
+        found = self.tokenizer(list(tokens), is_split_into_words=True, **given)
+        of_words = [word for word in found.word_ids() if word is not None]
+        pieces = [(word, at == 0 or of_words[at - 1] != word) for at, word in enumerate(of_words)]
+        return list(found["input_ids"]), pieces
+
+    def losses(self, answered: Answered, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross entropy of the tags, summed over the words of a window."""
+        logits = answered.logits
+        wanted = as_wide(labels, logits.shape[1])
+        sums = functional.cross_entropy(
+            logits.float().flatten(0, 1), wanted.flatten(), reduction="none", ignore_index=IGNORED
+        )
+        return sums.view_as(wanted).sum(1), (wanted != IGNORED).sum(1)
+
+    def counted(self, window: Window) -> int:
+        """Every word with a known tag counts."""
+        return sum(label != IGNORED for label in window.labels)
+
+    def answer(self, row: EncodedRow, answered: Sequence[Answered]) -> str:
+        """The entities that the most likely tags make up, as JSON with their places."""
+        assert row.row is not None
+        content = _content(row.row)
+        tags = [OUTSIDE] * len(content.tokens)
+        for window, line in zip(row.windows, answered, strict=True):
+            for word, best in zip(window.spots, line.logits[0].argmax(-1).tolist(), strict=True):
+                if word is not None:
+                    tags[word] = self.tags[best]
+        return entity_answer(content.tokens, entities_of(tags), places=True)
+
+
+def _content(row: PromptTarget) -> TaggedTokens:
+    assert isinstance(row.content, TaggedTokens)
+    return row.content
+
+
+class TokenClassification(Encoder):
+    """A tagger of words."""
+
+    auto_class = "AutoModelForTokenClassification"
+    reader = TokenReader
