@@ -39,5 +39,5 @@ $(READY): pyproject.toml | $(VENV)/.torch
 	touch $@
 
 $(READY)-dev: pyproject.toml | $(VENV)/.torch
-	$(BIN)/python -m pip install --quiet --editable '.[dev,quantization]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev,quantization,images]'
 	touch $@ $(READY)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from evertune import distributed
-from evertune.adapters.spec import AdapterPlan
+from evertune.adapters.spec import BASE_CHANGE, HEADS_FILE, AdapterPlan
 from evertune.assembly import Parts, assemble
 from evertune.checking import check_adapter, check_rows, check_safety_prompts
 from evertune.console import Console, duration
@@ -23,11 +23,13 @@ from evertune.methods.base import Context
 from evertune.methods.stack import MethodStack, States
 from evertune.metrics.matrix import EvalMatrix, summary_metrics
 from evertune.optim.projected_adamw import projected_bytes
+from evertune.reporting.before_after import adapter_line, before_after_table, before_and_after
 from evertune.reporting.html import write_report
-from evertune.reporting.load import load_run
+from evertune.reporting.load import Run, load_run
+from evertune.reporting.memory import memory_table
 from evertune.reporting.plots import write_plots
 from evertune.reporting.table import run_result
-from evertune.run_folder import BASE_CHANGE, Mode, RunFolder
+from evertune.run_folder import Mode, RunFolder
 from evertune.scoring import DevScorer, Scorer
 from evertune.settings import RunSettings
 from evertune.streams.task import Stage
@@ -36,6 +38,7 @@ from evertune.training.config import TrainConfig
 from evertune.training.fit import fit
 from evertune.training.interrupt import StopRequest
 from evertune.training.job import FitJob, FitResult
+from evertune.training.memory import MemoryPhase
 from evertune.training.preflight import Preflight
 from evertune.training.tracking import EventLog
 
@@ -76,7 +79,8 @@ def run(settings: RunSettings, *, console: Console | None = None, mode: Mode = "
     with StopRequest() as stop:
         if not resuming:
             check_adapter(settings)
-        parts = assemble(settings, console)
+        with MemoryPhase() as loading:
+            parts = assemble(settings, console)
         if not resuming:
             check_rows(settings, parts.stream, parts.backbone)
             check_safety_prompts(settings, parts.backbone)
@@ -86,14 +90,16 @@ def run(settings: RunSettings, *, console: Console | None = None, mode: Mode = "
                 console.say(f"the old run is now {aside}")
         with ExitStack() as held:
             distributed.on_main(lambda: held.enter_context(folder.locked()))
-            return _Walk(parts, folder, console, stop).run(resuming)
+            return _Walk(parts, folder, console, stop, loading).run(resuming)
 
 
 class _Walk:
     """A run under way."""
 
-    def __init__(self, parts: Parts, folder: RunFolder, console: Console, stop: StopRequest) -> None:
-        self.parts, self.folder, self.console, self.stop = parts, folder, console, stop
+    def __init__(
+        self, parts: Parts, folder: RunFolder, console: Console, stop: StopRequest, loading: MemoryPhase
+    ) -> None:
+        self.parts, self.folder, self.console, self.stop, self.loading = parts, folder, console, stop, loading
         self.settings, self.stream = parts.settings, parts.stream
         self.events = EventLog(folder.path / "events.jsonl")
         self.scorer = Scorer(parts, folder, self.events, console, stop)
@@ -185,11 +191,13 @@ class _Walk:
             tasks = list(range(len(self.stream.tasks)))
         else:
             tasks = list(range(stage.row + 1))
-        cells = self.scorer.row(stage, tasks, path)
+        with MemoryPhase() as scoring:
+            cells = self.scorer.row(stage, tasks, path)
         self.matrix = self.matrix.with_row(stage.row, cells)
         if self.folder.status(stage) != "complete":
             safety = self.scorer.safety(stage, path)
-            distributed.on_main(lambda: self._commit_scores(stage, cells, safety))
+            self.scorer.draw(stage, path)
+            distributed.on_main(lambda: self._commit_scores(stage, cells, safety, scoring))
             self.folder.load()
             self.events.write("stage", stage=stage.index, name=stage.name, status="complete")
             self._say_row(stage, cells)
@@ -220,6 +228,7 @@ class _Walk:
         methods = parts.methods(stage)
         plan = methods.adapters(stage)
         parts.place_adapters(plan, self.folder, stage.index)
+        parts.learn_heads(stage)
         context, states = self._context(stage), self._states_before(stage, methods)
         preflight = self._preflight(settings.train, methods.param_groups(states, context))
         evaluation = settings.evaluation
@@ -241,10 +250,15 @@ class _Walk:
             save_evaluated=(lambda step: self._save_evaluated(stage, plan, step)) if evaluation.keep == "all" else None,
         )
         self.events.write("stage", stage=stage.index, name=stage.name, status="training")
-        result = fit(job)
+        with MemoryPhase() as learning:
+            result = fit(job)
+        memory = {
+            "load": self.loading.to_json(),
+            "train": learning.to_json(seen=result.counters.peak_memory_bytes),
+        }
         training = training_record(parts, stage, result, preflight, methods.facts(states, context))
         kept = methods.kept_adapters(stage)
-        distributed.on_main(lambda: self._commit_training(stage, kept, states, result, training))
+        distributed.on_main(lambda: self._commit_training(stage, kept, states, result, training, memory))
         self.folder.load()
         self.events.write("stage", stage=stage.index, name=stage.name, status="trained")
 
@@ -260,6 +274,7 @@ class _Walk:
             shapes,
             train,
             projected_bytes(groups),
+            parts.bank.heads,
         )
         if not self.spoken:
             for line in preflight.lines():
@@ -270,24 +285,30 @@ class _Walk:
     # What is kept ----------------------------------------------------------------------------------------------------
 
     def _commit_training(
-        self, stage: Stage, kept: Sequence[str], states: States, result: FitResult, training: dict[str, Any]
+        self,
+        stage: Stage,
+        kept: Sequence[str],
+        states: States,
+        result: FitResult,
+        training: dict[str, Any],
+        memory: dict[str, Any],
     ) -> None:
         """Keeps what a stage learnt; the stage counts as trained when the manifest says so, last of all."""
         path = self.folder.stage_folder(stage)
         folders = adapter_folders(stage, kept)
+        # A head belongs to one task: what learns several at once is kept in the file of all heads alone.
+        heads = self.parts.backbone.head_in_model(self.stream.names[stage.tasks[0]]) if len(stage.tasks) == 1 else {}
         for name, folder in folders.items():
             with atomic_folder(self.folder.path / folder) as temporary:
-                self.parts.bank.save(name, temporary)
-        self._save_base_change(path)
+                self.parts.bank.save(name, temporary, heads=heads)
+        self._save_beside_adapters(path, stage)
         save_method_states(path, states)
         if any(result.foreign_ids):
             rows = [{"epoch": epoch, "ids": ids} for epoch, ids in enumerate(result.foreign_ids)]
             write_json_lines(path / "replayed.jsonl", rows)
         tasks = [self.stream.names[task] for task in stage.tasks]
-        write_json(
-            path / "metrics.json",
-            {"stage": stage.index, "name": stage.name, "tasks": tasks, "row": stage.row, "training": training},
-        )
+        entry = {"stage": stage.index, "name": stage.name, "tasks": tasks, "row": stage.row}
+        write_json(path / "metrics.json", {**entry, "memory": memory, "training": training})
         self.folder.set_status(stage, "trained", folders)
         shutil.rmtree(self.folder.path / "checkpoint", ignore_errors=True)
 
@@ -297,18 +318,25 @@ class _Walk:
             for name in plan.trainable:
                 with atomic_folder(place / name) as temporary:
                     self.parts.bank.save(name, temporary)
-            self._save_base_change(place)
+            self._save_beside_adapters(place, stage)
 
         distributed.on_main(save)
 
-    def _save_base_change(self, place: Path) -> None:
+    def _save_beside_adapters(self, place: Path, stage: Stage) -> None:
+        """Changes of base weights, and heads."""
         if self.parts.bank.change is not None:
             write_tensors(place / BASE_CHANGE, self.parts.bank.change.tensors())
+        heads = self.parts.backbone.head_parameters(self.stream.names[: max(stage.tasks) + 1])
+        if heads:
+            write_tensors(place / HEADS_FILE, {name: head.detach().cpu() for name, head in heads.items()})
 
-    def _commit_scores(self, stage: Stage, cells: Mapping[str, Cell], safety: SafetyResult | None) -> None:
+    def _commit_scores(
+        self, stage: Stage, cells: Mapping[str, Cell], safety: SafetyResult | None, scoring: MemoryPhase
+    ) -> None:
         path = self.folder.stage_folder(stage)
         metrics = read_json(path / "metrics.json")
         training = metrics.pop("training")
+        metrics["memory"] = {**metrics.get("memory", {}), "eval": scoring.to_json()}
         scores = with_safety(row_summary(cells, self.stream.tasks), safety)
         write_json(path / "metrics.json", {**metrics, **scores, "training": training})
         write_json(self.folder.path / "matrix.json", self.matrix.to_json())
@@ -328,9 +356,22 @@ class _Walk:
     def _finish(self) -> RunResult:
         report = distributed.on_main(self._write_results)
         summary = read_json(self.folder.path / "summary.json")
-        self.console.show(run_result(load_run(self.folder.path)))
+        done = load_run(self.folder.path)
+        self.console.show(run_result(done))
+        memory = memory_table(done)
+        if memory is not None:
+            self.console.show(memory)
+        self._say_answers(done)
         self.console.say(f"time {duration(summary['seconds'])}; report {report}")
         return RunResult(self.folder.path, self.matrix, summary, report)
+
+    def _say_answers(self, done: Run) -> None:
+        """What was answered before and after, where answers are free text, and what is kept of it."""
+        rows = before_and_after(done, self.stream) if self.parts.backbone.answers_in_text else []
+        if rows:
+            self.console.show(before_after_table(rows))
+        if line := adapter_line(done):
+            self.console.say(line)
 
     def _write_results(self) -> Path:
         # A kill just after the last stage was saved leaves its checkpoint behind.

@@ -25,6 +25,10 @@ from evertune.training.failures import interrupted
 from evertune.training.interrupt import StopRequest
 from evertune.training.tracking import EventLog
 
+DRAWN = 8
+"""Images that are sampled after a stage of a model that draws."""
+SAMPLES = "samples.png"
+
 
 @dataclass(frozen=True)
 class Scorer:
@@ -94,6 +98,15 @@ class Scorer:
             raise interrupted(title, "while scoring")
         distributed.on_main(lambda: write_safety_answers(into, result))
         return result
+
+    def draw(self, stage: Stage, into: Path) -> None:
+        """Draws what the model makes of the first test rows of a stage's last task, where answers are pictures."""
+        if self.parts.settings.backbone.task_type != "text_to_image":
+            return
+        task = stage.tasks[-1]
+        self._place(stage, task)
+        rows = self.parts.stream.tasks[task].test[:DRAWN]
+        distributed.on_main(lambda: self.parts.backbone.draw(self.parts.bank.model, rows, into / SAMPLES))
 
     @cached_property
     def _safety_prompts(self) -> tuple[SafetyPrompt, ...]:
@@ -196,8 +209,8 @@ class DevScorer:
             return during == "epoch" and end_of_epoch
         return step in during
 
-    def score(self) -> tuple[float, float | None]:
-        """Mean score and loss over the stage's tasks, with the adapters that are being trained."""
+    def score(self) -> tuple[float, float | None, dict[str, float]]:
+        """Mean score, loss and metrics over the stage's tasks, with the adapters that are being trained."""
         cells = [
             evaluate_rows(
                 self.parts.backbone,
@@ -213,7 +226,9 @@ class DevScorer:
         ]
         losses = [cell.loss for cell in cells if cell.loss is not None]
         scores = [cell.score for cell in cells if cell.score is not None]
-        return _mean(scores) or 0.0, _mean(losses)
+        shared = set[str].intersection(*(set(cell.metrics) for cell in cells))
+        metrics = {name: _mean([cell.metrics[name] for cell in cells]) or 0.0 for name in sorted(shared)}
+        return _mean(scores) or 0.0, _mean(losses), metrics
 
 
 def _mean(values: Sequence[float]) -> float | None:

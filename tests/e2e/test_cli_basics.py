@@ -14,6 +14,8 @@ from tests.e2e.conftest import Cli
 
 VERBS = (
     "run",
+    "train",
+    "sweep",
     "validate",
     "prepare",
     "inspect",
@@ -26,7 +28,7 @@ VERBS = (
     "init",
     "doctor",
 )
-LATER = ("plan", "rehearse", "launch", "compare", "gate", "train", "sweep")
+LATER = ("plan", "rehearse", "launch", "compare", "gate")
 
 
 def python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

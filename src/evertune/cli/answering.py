@@ -17,6 +17,7 @@ from evertune.console import Console
 from evertune.errors import ConfigError, DataError, Problem
 from evertune.restore import RestoredStage, restore_stage
 from evertune.settings import RunSettings
+from evertune.streams.contents import TaggedTokens
 from evertune.streams.examples import PromptTarget, Segment
 
 # A prompt that someone typed is never cut.
@@ -59,14 +60,18 @@ class Answerer:
         """
         restored = restore_stage(settings, run_dir, stage, console)
         index = restored.stage.tasks[-1] if task is None else task_index(restored.stream, task, where="--task")
-        frame = None if task is None else _frame(restored, index)
+        if not restored.backbone.answers_in_text:
+            _check_readable(restored, index)
+        # An encoder is told what it is to find by the task alone.
+        frame = None if task is None and restored.backbone.answers_in_text else _frame(restored, index)
         longest = max_new_tokens or restored.parts.task_settings(index).train.max_target_length
         return cls(restored, index, frame, base, longest)
 
     @property
     def chats(self) -> bool:
         """Whether the model has a chat template."""
-        return bool(self.restored.backbone.tokenizer.chat_template)
+        backbone = self.restored.backbone
+        return backbone.answers_in_text and bool(backbone.tokenizer.chat_template)
 
     def answer(self, texts: Sequence[str]) -> list[dict[str, Any]]:
         """Answers texts: each a mapping with ``prompt``, ``answer`` and, if asked for, ``base``."""
@@ -79,6 +84,11 @@ class Answerer:
 
     def _row(self, text: str, number: int) -> PromptTarget:
         frame, name = self.frame, f"prompt {number}"
+        if not self.restored.backbone.answers_in_text:
+            name = f"{self.restored.stream.names[self.index]}/prompt/{number}"
+        if frame is not None and isinstance(frame.content, TaggedTokens):
+            words = tuple(text.split()) or (text,)
+            return replace(frame, id=name, content=TaggedTokens(words, ("O",) * len(words)))
         if frame is None:
             return PromptTarget(name, (Segment(text),), "")
         if frame.messages:
@@ -120,6 +130,8 @@ class Answerer:
         Raises:
             DataError: With every prompt that is too long.
         """
+        if not self.restored.backbone.answers_in_text:
+            return  # it reads long texts in windows
         model = self.restored.backbone.model.config.get_text_config()
         limit = getattr(model, "max_position_embeddings", None) or getattr(model, "n_positions", None)
         if limit is None or model.is_encoder_decoder:
@@ -133,6 +145,21 @@ class Answerer:
             raise DataError(problems)
 
 
+def _check_readable(restored: RestoredStage, index: int) -> None:
+    """Refuses tasks whose rows are more than a text.
+
+    Raises:
+        ConfigError: Naming what to do instead.
+    """
+    task = restored.stream.tasks[index]
+    if task.task_type not in ("sequence_classification", "token_classification"):
+        raise ConfigError(
+            f"Rows of {task.name} are for {task.task_type}: a text alone is none.",
+            where="evertune generate",
+            instead="Put rows into a file and score them: `evertune evaluate RUN --data FILE`.",
+        )
+
+
 def _frame(restored: RestoredStage, index: int) -> PromptTarget:
     """A row of the task that shows where an input goes.
 
@@ -141,6 +168,8 @@ def _frame(restored: RestoredStage, index: int) -> PromptTarget:
     """
     task = restored.stream.tasks[index]
     row = task.test[0]
+    if isinstance(row.content, TaggedTokens):
+        return row
     fits = row.messages[-1].get("role") == "user" if row.messages else sum(part.cut for part in row.prompt) == 1
     if not fits:
         instead = "Leave out --task, and give whole prompts."

@@ -24,12 +24,16 @@ from evertune.cli.output import silence
 from evertune.cli.prepare import prepare
 from evertune.cli.report import report
 from evertune.cli.run import run
+from evertune.cli.sweep import sweep
+from evertune.cli.train import train
 from evertune.cli.validate import validate
 from evertune.errors import EvertuneError, InputError, did_you_mean
 
 # Verb to its function and to its line in the overview.
 _VERBS: dict[str, tuple[Callable[..., None], str]] = {
     "run": (run, "Learn a stream of tasks, and score all of them."),
+    "train": (train, "Learn one task from flags: writes the configuration."),
+    "sweep": (sweep, "Run a configuration over values of its keys: one table."),
     "validate": (validate, "Check a configuration, its rows and its model."),
     "prepare": (prepare, "Turn raw public files into the rows of a stream."),
     "inspect": (inspect, "Show rows as the model sees them."),

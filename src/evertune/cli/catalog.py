@@ -6,10 +6,11 @@ import inspect
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from evertune.adapters.kinds import ADAPTERS
+from evertune.adapters.kinds import KINDS
 from evertune.backbones import BACKBONES
 from evertune.backbones.builtin import PREFIX, builtin_folder, builtin_names
 from evertune.config.describe import plain_text
@@ -39,7 +40,6 @@ REGISTRIES: dict[str, Registry] = {
     "streams": STREAMS,
     "task-types": BACKBONES,
     "metrics": METRICS,
-    "adapters": ADAPTERS,
 }
 
 
@@ -48,7 +48,12 @@ def entries(kind: str) -> list[Entry]:
     if kind in REGISTRIES:
         registry = REGISTRIES[kind]
         return [Entry(name, first_sentence(registry.get(name))) for name in registry.names()]
-    other: dict[str, Callable[[], list[Entry]]] = {"recipes": _recipes, "models": _models}
+    other: dict[str, Callable[[], list[Entry]]] = {
+        "recipes": _recipes,
+        "templates": _templates,
+        "models": _models,
+        "adapters": _adapters,
+    }
     return other[kind]()
 
 
@@ -72,6 +77,19 @@ def recipe_summary(path: Path) -> str:
             break
         lines.append(line.lstrip("# "))
     return " ".join(lines)
+
+
+def _templates() -> list[Entry]:
+    """The ``adapter_config.json`` files of peft that lie beside the recipes, to be copied and changed."""
+    found: list[Entry] = []
+    for file in sorted((Path(str(files("evertune"))) / "recipes" / "peft").glob("*.json")):
+        kind = json.loads(file.read_text(encoding="utf-8"))["peft_type"].lower()
+        found.append(Entry(file.stem, f"{KINDS[kind].summary.rstrip('.')} ({file})"))
+    return found
+
+
+def _adapters() -> list[Entry]:
+    return [Entry(name, kind.summary) for name, kind in KINDS.items()]
 
 
 def _models() -> list[Entry]:

@@ -43,6 +43,7 @@ def describe(
 
 def _found(name: str) -> dict[str, Any]:
     """Everything about a name as plain values."""
+    from evertune.adapters.kinds import KINDS
     from evertune.cli.catalog import REGISTRIES, entries
     from evertune.config.load import recipes
     from evertune.config.schema import SECTIONS
@@ -51,6 +52,10 @@ def _found(name: str) -> dict[str, Any]:
         return _config()
     if name in SECTIONS:
         return _class("section", name, SECTIONS[name])
+    if name in KINDS and name != "osf":  # which is a method's name too: it says what the kind is for
+        from evertune.cli.kinds import described_kind
+
+        return described_kind(name) | {"listed under": "adapters"}
     for kind, registry in REGISTRIES.items():
         if name in registry:
             return _class(registry.kind, name, registry.get(name)) | {"kind": registry.kind, "listed under": kind}
@@ -59,7 +64,13 @@ def _found(name: str) -> dict[str, Any]:
     for entry in entries("models"):
         if entry.name == name:
             return {"kind": "model", "name": name, "doc": entry.summary, "options": []}
-    known = ["config", *SECTIONS, *recipes(), *(one for registry in REGISTRIES.values() for one in registry.names())]
+    known = [
+        "config",
+        *SECTIONS,
+        *recipes(),
+        *KINDS,
+        *(one for registry in REGISTRIES.values() for one in registry.names()),
+    ]
     raise InputError(f"There is nothing called `{name}`.", where="evertune describe", instead=did_you_mean(name, known))
 
 
@@ -112,6 +123,12 @@ def _show(console: Console, found: dict[str, Any]) -> None:
     for name, options in found.get("parts", {}).items():
         console.say(f"\nin {name}:")
         console.show(_table(options))
+    if "targets" in found:
+        console.say(f"\ntargets: {', '.join(found['targets'])}, a list of module names, or a regular expression")
+    if "tasks" in found:
+        from evertune.cli.kinds import capability_lines
+
+        console.say("\n" + "\n".join(capability_lines(found["tasks"])))
     for section in found.get("sections", []):
         _show(console, section)
         console.say()

@@ -17,6 +17,7 @@ from evertune.errors import InputError
 from evertune.files import write_text
 
 if TYPE_CHECKING:
+    from evertune.config.imports.importing import ImportedFile
     from evertune.config.old_runs.importing import Imported
 
 _TEMPLATE = """\
@@ -82,18 +83,20 @@ def init(
         Path | None,
         typer.Option(
             "--from",
-            metavar="SCRIPT",
-            help="A launch script of O-LoRA, N-LoRA or GORP (read, never executed), or their arguments as JSON.",
+            metavar="FILE",
+            help="What you have: a training YAML or dataset_info.json of LLaMA-Factory, arguments of Hugging Face, TRL"
+            " or peft's examples as JSON or YAML, an adapter_config.json, or a launch script of O-LoRA, N-LoRA or GORP"
+            " (read, never executed) or their arguments as JSON.",
         ),
     ] = None,
     method: Annotated[
         str | None, typer.Option("--method", metavar="NAME", help="With --from: the method, where flags do not tell.")
     ] = None,
     script_args: Annotated[
-        str | None, typer.Option("--script-args", metavar="TEXT", help="With --from: the script's own $1, $2, ...")
+        str | None, typer.Option("--script-args", metavar="TEXT", help="With a script: its own $1, $2, ...")
     ] = None,
     ignore_unknown: Annotated[
-        bool, typer.Option("--ignore-unknown", help="With --from: pass over flags that are not known.")
+        bool, typer.Option("--ignore-unknown", help="With a script: pass over flags that are not known.")
     ] = False,
     json_output: JsonOption = False,
 ) -> None:
@@ -103,8 +106,15 @@ def init(
     _check_options(data, source, {"--method": method, "--script-args": script_args, "--ignore-unknown": ignore_unknown})
     imported = None
     if source is not None:
+        from evertune.config.imports.importing import import_file, is_old_run, write_imported
         from evertune.config.old_runs.importing import import_run
 
+        if not is_old_run(source):
+            _check_script_options(source, {"--script-args": script_args, "--ignore-unknown": ignore_unknown})
+            found = import_file(source, path, method=method)
+            write_imported(found, path)
+            _say_imported(path, found, json_output=json_output)
+            return
         words = _words(script_args or "")
         imported = import_run(source, path.parent, method=method, words=words, ignore_unknown=ignore_unknown)
     write_text(path, imported.text if imported else starter(path, data))
@@ -127,6 +137,12 @@ def _check_options(data: Path | None, source: Path | None, only_with_from: Mappi
     for name, given in only_with_from.items():
         if given and source is None:
             raise InputError(f"`{name}` has no effect without `--from`.", where="evertune init")
+
+
+def _check_script_options(source: Path, given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value:
+            raise InputError(f"`{name}` has no effect on {source}: it is no launch script.", where="evertune init")
 
 
 def _words(text: str) -> list[str]:
@@ -159,6 +175,29 @@ def _say_next(path: Path, imported: Imported | None, *, json_output: bool) -> No
         console.show(table)
         for note in imported.translation.notes:
             console.say(note)
+    console.say(f"wrote {path}")
+    console.say(f"\nNext:\n  evertune validate {name}\n  evertune run {name}")
+
+
+def _say_imported(path: Path, imported: ImportedFile, *, json_output: bool) -> None:
+    """Says what became of another program's keys, and what comes next."""
+    name = shlex.quote(str(path))
+    if json_output:
+        write_json({"path": str(path), "next": f"evertune run {name}", **imported.facts()})
+        return
+    console, draft = console_for(json_output=False), imported.draft
+    console.say(f"{draft.origin}: {draft.kind}")
+    for key, value in draft.values.items():
+        said = draft.comments.get(key, "")
+        console.say(f"  {key}: {json.dumps(value, ensure_ascii=False)}{f'  ({said})' * bool(said)}")
+    for task in draft.tasks:
+        console.say(f"  task {task['name']}: {json.dumps(task['train'], ensure_ascii=False)}")
+    for note in draft.notes:
+        console.say(note)
+    if draft.left:
+        console.say("not taken over:")
+    for left in draft.left:
+        console.say(f"  {left}")
     console.say(f"wrote {path}")
     console.say(f"\nNext:\n  evertune validate {name}\n  evertune run {name}")
 

@@ -14,9 +14,9 @@ from evertune.errors import ConfigError, InputError, did_you_mean
 
 if TYPE_CHECKING:
     from rich.text import Text
+    from transformers import PreTrainedTokenizerBase
 
     from evertune.backbones.base import Encoded
-    from evertune.backbones.encoding import RowEncoder
     from evertune.console import Console
     from evertune.settings import RunSettings
     from evertune.streams.examples import PromptTarget
@@ -68,14 +68,14 @@ class _Shown:
         split: Which rows.
         encoded: All of them in ids.
         rows: The first of them.
-        encoder: What made the ids.
+        tokenizer: What made the ids; None for models of images.
     """
 
     task: Task
     split: str
     encoded: Sequence[Encoded]
     rows: Sequence[PromptTarget]
-    encoder: RowEncoder
+    tokenizer: PreTrainedTokenizerBase
 
     def numbers(self) -> dict[str, Any]:
         """Lengths in tokens and what was cut."""
@@ -104,11 +104,13 @@ class _Shown:
         return {"task": self.task.name, "split": self.split, **self.numbers(), "shown": shown}
 
     def _text(self, ids: Sequence[int]) -> str:
-        return str(self.encoder.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+        return str(self.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)) if ids else ""
 
     def show(self, console: Console) -> None:
         """Prints the numbers, then the rows in colours."""
         from rich.text import Text
+
+        from evertune.backbones.windows import EncodedRow
 
         numbers = self.numbers()
         cut = f"{numbers['source_cut']} inputs and {numbers['target_cut']} answers cut"
@@ -121,15 +123,18 @@ class _Shown:
             note = f", {' and '.join(cuts)}" if cuts else ""
             console.say(f"\n{row.id}: {len(row.prompt)} prompt + {len(row.target)} supervised tokens{note}")
             supervised = self._coloured(row.target, "bold green")
-            plain = "" if console.rich.is_terminal else "\n[supervised] "
+            plain = "" if console.rich.is_terminal or not row.target else "\n[supervised] "
             console.show(Text.assemble(self._coloured(row.prompt, "dim"), plain, supervised))
+            if isinstance(row, EncodedRow) and row.row is not None:
+                pieces = f" (in {len(row.windows)} windows)" if len(row.windows) > 1 else ""
+                console.show(Text.assemble("to find: ", (row.row.target, "bold green"), pieces))
         console.say()
 
     def _coloured(self, ids: Sequence[int], style: str) -> Text:
         """The text of ids, special tokens with their numbers and in a colour of their own."""
         from rich.text import Text
 
-        special = set(self.encoder.tokenizer.all_special_ids)
+        special = set(self.tokenizer.all_special_ids) if ids else set[int]()
         text = Text()
         for is_special, run in _runs(ids, special):
             if is_special:
@@ -154,14 +159,16 @@ def _spread(lengths: Sequence[int]) -> dict[str, int]:
 
 
 def _tasks(settings: RunSettings, only: str | None, split: Split, count: int) -> Iterator[_Shown]:
-    from evertune.backbones.loading import load_row_encoder
+    from evertune.backbones import BACKBONES
 
     stream = settings.stream.load(seed=settings.seed, console=notes_console())
     if only is not None and only not in stream.names:
         what = f"There is no task `{only}` in the stream."
         raise ConfigError(what, where="--task", instead=did_you_mean(only, stream.names))
-    encoder, notes = load_row_encoder(settings.backbone)
-    for note in notes:
+    family = BACKBONES.get(settings.backbone.task_type)
+    described = family.describe(settings.backbone)
+    encoder = family.row_encoder(settings.backbone, described, stream.tasks)
+    for note in described.notes:
         notes_console().say(note)
     for index, task in enumerate(stream.tasks):
         if only in (None, task.name):
@@ -170,7 +177,7 @@ def _tasks(settings: RunSettings, only: str | None, split: Split, count: int) ->
             encoded = encoder.encode(
                 rows, max_source_length=train.max_source_length, max_target_length=train.max_target_length
             )
-            yield _Shown(task, split, encoded, rows[:count], encoder)
+            yield _Shown(task, split, encoded, rows[:count], described.tokenizer)
 
 
 def _modules(settings: RunSettings) -> list[dict[str, Any]]:
@@ -181,9 +188,9 @@ def _modules(settings: RunSettings) -> list[dict[str, Any]]:
 
     from evertune.adapters.roles import module_tree
     from evertune.adapters.targets import resolve_targets
-    from evertune.backbones.loading import build_skeleton
+    from evertune.backbones import BACKBONES
 
-    skeleton = build_skeleton(settings.backbone)
+    skeleton = BACKBONES.get(settings.backbone.task_type).skeleton(settings.backbone)
     paths = resolve_targets(skeleton, settings.adapter).paths
     found: list[dict[str, Any]] = []
     for group in module_tree(skeleton):

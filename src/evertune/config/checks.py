@@ -7,18 +7,20 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from evertune.adapters.kinds import ADAPTERS
+from evertune.adapters.capabilities import unusable
+from evertune.adapters.kinds import FULL, NEEDS, meeting, unmet
 from evertune.adapters.spec import AdapterSpec
+from evertune.backbones import BACKBONES
 from evertune.backbones.base import BackboneConfig
 from evertune.backbones.builtin import PREFIX
-from evertune.errors import Problem, did_you_mean
+from evertune.errors import Problem
 from evertune.evaluation.config import EvaluationConfig
 from evertune.methods.base import Method
 from evertune.methods.stack import composition_problems
 from evertune.training.config import TrainConfig
 
 _ADAMW_ONLY = ("adam_beta1", "adam_beta2", "adam_epsilon")
-_LORA_OPTIONS = ("r", "lora_alpha", "lora_dropout", "use_rslora")
+_LORA_OPTIONS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "loraplus_lr_ratio", "lora_fa")
 _OSF_OPTIONS = ("effective_rank",)
 _DEFAULT_ADAPTER = AdapterSpec()
 _WARMUP = ("warmup_steps", "warmup_ratio")
@@ -57,18 +59,19 @@ def check_methods(methods: tuple[tuple[str, Method], ...], written: Written) -> 
 
 def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...], written: Written) -> Iterator[Problem]:
     """A kind of adapter that a method does not work with, and options that another kind has."""
-    if adapter.kind not in ADAPTERS:
-        yield written.problem(
-            "adapter.kind", f"There is no adapter kind `{adapter.kind}`.", did_you_mean(adapter.kind, ADAPTERS.names())
-        )
-        return
-    placed = any("adapters" in method.owns for _, method in methods)
     for name, method in methods:
-        # A method that leaves the adapters to others takes any kind, but alone it has those of the plainest method.
-        kinds = method.adapter_kinds or (frozenset[str]() if placed else Method.adapter_kinds)
-        if kinds and adapter.kind not in kinds:
-            what = f"method {name} does not work with adapters of the kind `{adapter.kind}`."
-            yield written.problem("adapter.kind", what, f"Write `kind: {' or '.join(sorted(kinds))}`.")
+        for need in sorted(method.adapter_needs):
+            if why := unmet(adapter, need):
+                kinds = meeting(need)
+                named = " or ".join(kinds) if len(kinds) < 4 else "lora"
+                instead = f"Write `kind: {named}`."
+                what = f"method {name} {NEEDS[need]}, but {why}."
+                yield written.problem("adapter.kind", what, instead)
+                break
+        own_groups = "optimizer" in method.owns or type(method).param_groups is not Method.param_groups
+        if adapter.loraplus_lr_ratio is not None and own_groups:
+            what = f"has no effect: method {name} decides on the learning rates."
+            yield written.problem("adapter.loraplus_lr_ratio", what, "Remove the key.")
     rank = adapter.effective_rank
     if rank is not None and rank >= 1 and not float(rank).is_integer():
         what = f"must be a share below 1 or a whole number, got {rank:g}."
@@ -76,12 +79,26 @@ def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...],
     if adapter.layers is not None and adapter.num_frozen_layers:
         what = "`layers` says already which layers get adapters."
         yield written.problem("adapter.num_frozen_layers", what, "Keep one of the two.")
-    foreign = _LORA_OPTIONS if adapter.kind == "osf" else _OSF_OPTIONS
+    foreign = {"lora": _OSF_OPTIONS, "osf": _LORA_OPTIONS}.get(adapter.kind, (*_LORA_OPTIONS, *_OSF_OPTIONS))
     for option in foreign:
         # A run's own configuration names every option: only what was changed is refused.
         if getattr(adapter, option) != getattr(_DEFAULT_ADAPTER, option):
             what = f"has no effect on adapters of the kind `{adapter.kind}`."
             yield written.problem(f"adapter.{option}", what, "Remove the key.")
+
+
+def check_kind(adapter: AdapterSpec, backbone: BackboneConfig, written: Written) -> Iterator[Problem]:
+    """A kind of adapter that cannot be used on the model, or for the task."""
+    if why := unusable(adapter.kind, backbone.task_type):
+        what = f"adapters of the kind `{adapter.kind}` cannot be used for {backbone.task_type}: {why}."
+        yield written.problem("adapter.kind", what, "`evertune list adapters` shows what works.")
+    if backbone.quantization is not None and adapter.kind == FULL:
+        what = "quantised weights cannot learn."
+        yield written.problem("adapter.kind", what, "Write `backbone.quantization: null`, or another kind.")
+    loftq = adapter.options.get("init_lora_weights") == "loftq"
+    if loftq and backbone.quantization is not None:
+        what = "LoftQ quantises the weights itself, and needs them in their full precision."
+        yield written.problem("adapter.init_lora_weights", what, "Write `backbone.quantization: null`.")
 
 
 def check_backbone(
@@ -94,6 +111,11 @@ def check_backbone(
     if backbone.quantization is not None and find_spec("bitsandbytes") is None:
         what = "needs the package bitsandbytes, which is not installed."
         yield written.problem("backbone.quantization", what, "Run `pip install 'evertune[quantization]'`.")
+    in_text = BACKBONES.get(backbone.task_type).answers_in_text if backbone.task_type in BACKBONES else True
+    for name, method in () if in_text else methods:
+        if "text_answers" in method.required():
+            what = f"method {name} needs a model that answers in text, and {backbone.task_type} gives labels or places."
+            yield written.problem("backbone.task_type", what, "Choose another method, such as replay or inc-lora.")
     for name, method in methods if backbone.quantization is not None else ():
         if "trainable_base" in method.required():
             what = f"method {name} trains base weights, which a quantised model does not allow."

@@ -42,7 +42,7 @@ def fields_of(cls: type) -> tuple[FieldType, ...]:
     hints = get_type_hints(cls, include_extras=True)
     found: list[FieldType] = []
     for field in dataclasses.fields(cls):
-        if field.init:
+        if field.init and field.metadata.get("written", True):
             factory = field.default_factory
             default = field.default if factory is dataclasses.MISSING else factory()
             found.append(FieldType(field.name, hints[field.name], default))

@@ -10,8 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from evertune import dialect
-from evertune.adapters.spec import AdapterSpec
-from evertune.config.checks import Written, check_adapter, check_backbone, check_evaluation, check_methods, check_train
+from evertune.config.adapter import build_adapter, plain_adapter
+from evertune.config.checks import (
+    Written,
+    check_adapter,
+    check_backbone,
+    check_evaluation,
+    check_kind,
+    check_methods,
+    check_train,
+)
 from evertune.config.marks import Node, Plain, invented, parse
 from evertune.config.messages import described
 from evertune.config.overrides import apply_overrides
@@ -24,7 +32,7 @@ from evertune.config.schema import (
     method_entries,
 )
 from evertune.config.stages import Base, Changes, build_stage, check_changes, read_changes, resolved_changes
-from evertune.config.typed import INVALID, Findings, build_section, plain_value
+from evertune.config.typed import INVALID, Findings, plain_value
 from evertune.errors import ConfigError, Problem, did_you_mean
 from evertune.settings import RunSettings, StageSettings
 
@@ -138,8 +146,12 @@ def _assemble(root: Node, source: _Source, output_dir: Path | None, findings: Fi
     if "stream" in written:
         stream_name, stream = build_stream(written["stream"], findings)
     backbone = build_backbone(written["backbone"], findings) if "backbone" in written else INVALID
-    adapter = build_section(
-        AdapterSpec, _section(written, root, "adapter"), findings, name="`adapter`", elsewhere=elsewhere("adapter")
+    adapter = build_adapter(
+        _section(written, root, "adapter"),
+        findings,
+        task_type="" if backbone is INVALID else backbone.task_type,
+        model="" if backbone is INVALID else backbone.path,
+        elsewhere=elsewhere("adapter"),
     )
     method = _section(written, root, "method")
     base = Base(
@@ -156,6 +168,8 @@ def _assemble(root: Node, source: _Source, output_dir: Path | None, findings: Fi
         findings.extend(check_backbone(backbone, stages.first.methods, Written(locations)))
     if INVALID not in (adapter, stages.first):
         findings.extend(check_adapter(adapter, stages.first.methods, Written(locations)))
+    if INVALID not in (adapter, backbone):
+        findings.extend(check_kind(adapter, backbone, Written(locations)))
     if findings.problems:
         return INVALID
     folder = _output_dir(options.output_dir, output_dir, source)
@@ -173,7 +187,7 @@ def _assemble(root: Node, source: _Source, output_dir: Path | None, findings: Fi
             "seed": options.seed,
             "stream": _named(stream_name, stream),
             "backbone": plain_value(backbone),
-            "adapter": plain_value(adapter),
+            "adapter": plain_adapter(adapter),
             "method": [_named(name, one) for name, one in stages.first.methods],
             "train": plain_value(stages.first.train),
             "evaluation": plain_value(stages.first.evaluation),

@@ -7,40 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from evertune.config.marks import Node, Plain
+from evertune.config.spellings import switched, synonyms
 from evertune.errors import did_you_mean
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-# What people call things elsewhere, by the name that they have here.
-SYNONYMS = {
-    "alpha": "lora_alpha",
-    "base_model": "backbone.path",
-    "batch_size": "train.per_device_train_batch_size",
-    "dropout": "lora_dropout",
-    "epochs": "train.num_train_epochs",
-    "eval_batch_size": "evaluation.per_device_eval_batch_size",
-    "grad_accum": "train.gradient_accumulation_steps",
-    "load_in_4bit": "backbone.quantization",
-    "load_in_8bit": "backbone.quantization",
-    "lora": "adapter",
-    "lr": "train.learning_rate",
-    "lr_scheduler": "train.lr_scheduler_type",
-    "max_length": "train.max_source_length",
-    "max_new_tokens": "train.max_target_length",
-    "max_seq_length": "train.max_source_length",
-    "model": "backbone",
-    "model_name": "backbone.path",
-    "model_name_or_path": "backbone.path",
-    "num_epochs": "train.num_train_epochs",
-    "optimizer": "train.optim",
-    "peft": "adapter",
-    "rank": "r",
-    "scheduler": "train.lr_scheduler_type",
-    "target_modules": "target",
-    "tasks": "stream",
-    "torch_dtype": "backbone.dtype",
-}
+SYNONYMS = synonyms()
+"""What people call things elsewhere, by the dotted key that they have here."""
 
 
 def quote(value: Plain) -> str:
@@ -76,6 +50,10 @@ def unknown_key(node: Node, name: str, options: Sequence[str], elsewhere: Mappin
     """
     if name in elsewhere:
         return f"Did you mean `{elsewhere[name]}`?"
+    switch = switched(name, node.plain)
+    if switch is not None:
+        key, value = switch
+        return f"Write `{key.rpartition('.')[2] if key.rpartition('.')[2] in options else key}: {value}`."
     synonym = SYNONYMS.get(name, "")
     if synonym in options or synonym.rpartition(".")[2] in options:
         return f"Did you mean `{synonym.rpartition('.')[2]}`?"

@@ -57,6 +57,8 @@ def task_type_of(folder: Path) -> str | None:
     except (OSError, ValueError):
         return None
     names = " ".join(config.get("architectures") or ())
+    if "ForConditionalGeneration" in names and "AutoModelForCausalLM" in (config.get("auto_map") or ()):
+        return "causal_lm"  # classes of a model's own code may be called anything
     if "ForConditionalGeneration" in names or config.get("is_encoder_decoder"):
         return "seq2seq_lm"
     return "causal_lm" if "CausalLM" in names or "LMHead" in names else None

@@ -71,6 +71,8 @@ OVERRIDABLE = ("train", "method", "evaluation")
 """Sections that `after_first` and `per_task` may change."""
 
 DEFAULT_METHOD = "seq-lora"
+# Task types of which a model is made for one; others put a head on any model.
+_IN_TEXT = ("causal_lm", "seq2seq_lm")
 
 
 def top_level_keys() -> list[str]:
@@ -182,9 +184,8 @@ def build_backbone(node: Node, findings: Findings) -> Any:
         values = {**node.value, "path": model.path}
         if "task_type" in values:
             _check_task_type(values["task_type"], path, model.task_type, findings)
-        elif model.built_in:
-            # An unknown built-in model is noted already.
-            values["task_type"] = invented(model.task_type or "", path, "backbone.task_type")
+        elif model.built_in and model.task_type is not None:
+            values["task_type"] = invented(model.task_type, path, "backbone.task_type")
         else:
             values["task_type"] = _missing_task_type(node, model.task_type, findings)
         node = node.with_value(values)
@@ -204,6 +205,6 @@ def _check_task_type(written: Node, path: Node, implied: str | None, findings: F
     if written.value not in BACKBONES:
         instead = did_you_mean(written.value, BACKBONES.names())
         findings.at(written, f"there is no task type `{written.value}`.", instead)
-    elif implied is not None and written.value != implied:
+    elif implied is not None and written.value in _IN_TEXT and written.value != implied:
         what = f"{written.value} does not fit the model {path.value}."
         findings.at(written, what, f"Write `task_type: {implied}`.")

@@ -95,6 +95,7 @@ def _context(run: Run) -> dict[str, Any]:
         "stages": views.stage_rows(run),
         "parts": parts,
         "sizes": sizes,
+        "samples": views.samples(run),
         "answers": task_answers(run),
         "data": views.data_rows(run),
         "warnings": run.warnings,

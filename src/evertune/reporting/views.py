@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,16 @@ class Card:
     unit: str
     note: str
     main: bool = False
+
+
+def samples(run: Run) -> list[tuple[str, str]]:
+    """What a model of images drew after each stage: name of the stage, and the PNG as a data address."""
+    found = ((stage.name, stage.path / "samples.png") for stage in run.stages)
+    return [
+        (name, f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode('ascii')}")
+        for name, file in found
+        if file.is_file()
+    ]
 
 
 def heat_rows(run: Run) -> list[HeatRow]:

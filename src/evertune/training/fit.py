@@ -82,6 +82,8 @@ class _Loop:
         given = {"batches": self.feed.own_batches, "batch": self.feed.batch, "computing": job.computing}
         self.job = job = replace(job, context=replace(job.context, **given))
         if checkpoint is None:
+            backbone = job.context.backbone
+            job.context.bank.begin_from(job.context.batches, lambda model, batch: backbone.loss(model, batch).sum)
             job.methods.begin_task(job.states, job.context)
         self.stepper = Stepper(job, self.feed.total_steps)
         if checkpoint is not None:
@@ -183,7 +185,7 @@ class _Loop:
         if dev is None or not dev.due(self.step, end_of_epoch=ended):
             return
         self._tick()
-        score, loss = dev.score()
+        score, loss, metrics = dev.score()
         self.since = time.monotonic()
         self.stepper.model.train()
         best = self.counters.best_score is None or score > self.counters.best_score
@@ -199,6 +201,8 @@ class _Loop:
             split="dev",
             score=score,
             loss=loss,
+            metrics=dict(metrics),
+            epoch=round(self.step / self.feed.steps_per_epoch, 4),
             best=best,
         )
         shown_loss = f", loss {loss:.4f}" if loss is not None else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +27,8 @@ class DevEvaluation(Protocol):
         """Whether to evaluate after this optimiser step."""
         ...
 
-    def score(self) -> tuple[float, float | None]:
-        """Score of the current weights, higher is better, and loss."""
+    def score(self) -> tuple[float, float | None, Mapping[str, float]]:
+        """Score of the current weights, higher is better, loss, and every metric of the answers by name."""
         ...
 
 

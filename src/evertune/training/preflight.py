@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
 from evertune import distributed
 from evertune.adapters.summary import ParameterSummary
+from evertune.backbones.heads import head_line
 from evertune.training.config import TrainConfig
 from evertune.training.device import human_bytes
 from evertune.training.optimizer import optimizer_bytes
@@ -26,6 +28,7 @@ class Preflight:
         shapes: Shapes of the tensors that learn, for the optimiser's state.
         train: Options of the loop.
         projected_bytes: State of the weights whose gradients are projected, which are not among the shapes.
+        heads: Heads that learn, by name.
     """
 
     device: torch.device
@@ -35,6 +38,7 @@ class Preflight:
     shapes: Sequence[tuple[int, ...]]
     train: TrainConfig
     projected_bytes: int = 0
+    heads: Mapping[str, nn.Parameter] = field(default_factory=dict)
 
     def bytes(self) -> dict[str, int]:
         """Bytes by part and dtype: the model's, and the optimiser's float32 state."""
@@ -59,6 +63,8 @@ class Preflight:
         lines.append("bytes: " + _listed({part: human_bytes(size) for part, size in self.bytes().items()}))
         lines.append("learns: " + _listed({role: f"{count:,}" for role, count in self.summary.trains.items()}))
         lines.append(self.summary.line())
+        if self.heads:
+            lines.append(head_line(self.heads))
         return lines
 
 

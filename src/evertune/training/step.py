@@ -59,12 +59,18 @@ class Stepper:
         self._job = job
         self._device = job.accelerator.device
         self.parameters = job.context.bank.trainable_parameters()
-        groups = job.methods.param_groups(job.states, job.context) or [{"params": list(self.parameters.values())}]
+        bank = job.context.bank
+        bank.begin(total_steps)
+        groups = list(job.methods.param_groups(job.states, job.context) or bank.param_groups(job.config.learning_rate))
+        named = {id(parameter) for group in groups for parameter in group["params"]}
+        # What no method speaks of: everything, or the heads of an encoder.
+        if rest := [parameter for parameter in self.parameters.values() if id(parameter) not in named]:
+            groups.append({"params": rest})
         own = job.methods.optimizer(job.states, job.context, complete_groups(job.config, groups))
         self.optimizer = own or build_optimizer(job.config, groups)
         self.schedule = build_schedule(job.config, self.optimizer, total_steps)
         self.scaler = torch.amp.GradScaler(self._device.type, enabled=job.autocast is torch.float16)
-        model = job.context.bank.model
+        model = bank.model
         self.model = job.accelerator.prepare_model(model) if distributed.world_size() > 1 else model
 
     def take(self, batches: Sequence[Batch], *, measure: bool = False) -> StepOutcome:
@@ -125,12 +131,12 @@ class Stepper:
         return total, terms
 
     def _add_step_loss(self, measure: bool) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Adds the gradients of the methods' `step_loss`, outside autocast and loss scaling: values and ratios.
+        """Adds the gradients of every `step_loss`, outside autocast and loss scaling: values and ratios.
 
         Each term is differentiated by itself, measured or not, so that measuring changes no bit.
         """
         job = self._job
-        once = job.methods.step_loss(job.states, job.context)
+        once = job.methods.step_loss(job.states, job.context) | job.context.bank.step_loss()
         learning = list(self.parameters.values())
         ratios: dict[str, Tensor] = {}
         gradients: list[tuple[Tensor | None, ...]] = []
@@ -155,6 +161,7 @@ class Stepper:
         if not skipped:
             self.scaler.step(self.optimizer)
             self.schedule.step()
+            self._job.context.bank.after_step(self.schedule.last_epoch)
             self._job.methods.after_step(self._job.states, self._job.context, self.parameters)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)

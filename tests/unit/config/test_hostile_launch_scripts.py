@@ -28,7 +28,7 @@ GORP = (
 
 def command(place: int, tasks: Sequence[str], more: str = "", *, start: str = "deepspeed") -> str:
     """The command of one task of a stream, in the manner of the released scripts."""
-    before = f"work/{place}-{tasks[place - 1]}/adapter" if place else "models/t5-large"
+    before = f"out/{place}-{tasks[place - 1]}/adapter" if place else "models/t5-large"
     lines = [
         f"{start} src/train.py --do_train --do_predict --predict_with_generate",
         f"--model_name_or_path {before}",
@@ -296,12 +296,12 @@ def test_longer_answers_than_targets_are_said(read: Callable[..., Imported]) -> 
 
 
 def test_a_chain_may_spell_its_folders_differently(read: Callable[..., Imported]) -> None:
-    text = script().replace("--output_dir out/", "--output_dir ./work//")
+    text = script().replace("--output_dir out/", "--output_dir ./out//")
     assert read(text).translation.tasks == list(FOUR)
 
 
 def test_a_command_that_does_not_go_on_from_the_one_before_is_refused(refusal: Callable[..., list[str]]) -> None:
-    problems = refusal(script().replace("work/1-dbpedia/adapter", "work/1-dbpedia-other/adapter"))
+    problems = refusal(script().replace("out/1-dbpedia/adapter", "out/1-dbpedia-other/adapter"))
     assert len(problems) == 1
     assert problems[0].startswith("launch.sh:18: --model_name_or_path")
 
@@ -419,7 +419,7 @@ ARGUMENTS = {
     "model_name_or_path": "models/t5-large",
     "data_dir": "CL_Benchmark",
     "task_config_dir": "configs/lists/dbpedia",
-    "output_dir": "work/1-dbpedia",
+    "output_dir": "out/1-dbpedia",
     "learning_rate": 0.0005,
     "num_train_epochs": 2,
     "lr_scheduler_type": "constant",

@@ -66,11 +66,11 @@ class Dev:
         self.step = step
         return step in self.scores
 
-    def score(self) -> tuple[float, float | None]:
+    def score(self) -> tuple[float, float | None, dict[str, float]]:
         assert self.job is not None
         self.job.context.bank.model.eval()
         self.seen[self.step] = weights(self.job)
-        return self.scores[self.step], 1.5 if self.step == 2 else None
+        return self.scores[self.step], 1.5 if self.step == 2 else None, {"f1": self.scores[self.step] / 2}
 
 
 def dev_job(folder: Path, scores: dict[int, float], **more: Any) -> tuple[FitJob, Dev]:
@@ -259,6 +259,7 @@ def test_the_best_is_marked_and_the_last_is_kept(tmp_path: Path) -> None:
         (6, 0.25, None, False),
     ]
     assert all((event["split"], event["stage"], event["task"]) == ("dev", 0, "a") for event in found)
+    assert [(event["metrics"], event["epoch"]) for event in found][:2] == [({"f1": 0.25}, 0.6667), ({"f1": 0.375}, 1.0)]
     assert (result.counters.best_step, result.counters.best_score) == (3, 0.75)
     assert kept == [2, 3, 5, 6]
     assert same(weights(job), dev.seen[6])

@@ -33,10 +33,10 @@ def render(translation: Translation, commands: Sequence[Command], source: str) -
     base, after, own = _blocks(translation.values, translation.tasks)
     comments = {**translation.comments, _STEPS: batch_said(translation, commands)}
     base.setdefault(_STEPS, 1)
-    lines = [f"# What {_one_line(source)} launched, as `evertune init --from` read it."]
-    lines += [f"# {_one_line(said)}" for said in (*translation.notes, *_passed_over(translation))]
+    lines = [f"# What {one_line(source)} launched, as `evertune init --from` read it."]
+    lines += [f"# {one_line(said)}" for said in (*translation.notes, *_passed_over(translation))]
     lines.append("")
-    lines += _entry("seed", base.pop("seed", 42), comments.get("seed", ""))
+    lines += entry("seed", base.pop("seed", 42), comments.get("seed", ""))
     for section, first in _FIRST.items():
         options: dict[str, tuple[Plain, str]] = dict(first)
         if section == "method":
@@ -85,18 +85,19 @@ def _passed_over(translation: Translation) -> list[str]:
     return [f"Line {row.lines[0]}: {row.flag} {', '.join(row.values)}: {row.effect}." for row in rows]
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     """Text that cannot leave the line of its comment."""
     return " ".join("".join(each if each.isprintable() else " " for each in text).split())
 
 
 def _options(options: Mapping[str, tuple[Plain, str]], first: Sequence[str]) -> list[str]:
     names = [*(name for name in first if name in options), *(name for name in options if name not in first)]
-    return [f"  {line}" for name in names for line in _entry(name, *options[name])]
+    return [f"  {line}" for name in names for line in entry(name, *options[name])]
 
 
-def _entry(name: str, value: Plain, comment: str) -> list[str]:
-    lines, comment = _dumped(name, value), _one_line(comment)
+def entry(name: str, value: Plain, comment: str) -> list[str]:
+    """The lines of a key and its value, with a comment that fits."""
+    lines, comment = _dumped(name, value), one_line(comment)
     if not comment:
         return lines
     # A text that goes on in the next line would take a comment behind it for its own.
@@ -121,7 +122,7 @@ def batch_said(translation: Translation, commands: Sequence[Command]) -> str:
     rows = batch_rows(translation)
     devices = commands[0].devices
     if devices.count is None:
-        return f"x {rows[0]} rows a device and micro-batch; devices: {_one_line(devices.said)}"
+        return f"x {rows[0]} rows a device and micro-batch; devices: {one_line(devices.said)}"
     total = rows[0] * rows[1] * devices.count
     said = f"{rows[0]} x {rows[1]} x {devices.count} devices = {total} rows a step ({devices.said})"
     alone = f"; {rows[1] * devices.count} here for the same on one device"

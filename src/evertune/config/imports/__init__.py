@@ -1,0 +1,1 @@
+"""Configurations of other fine-tuners, read into ours."""

@@ -1,0 +1,1 @@
+"""Several runs of one configuration, each with other values of some keys."""
