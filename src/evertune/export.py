@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from evertune.adapters.reading import with_adapter
+from evertune.adapters.spec import HEADS_FILE
 from evertune.backbones import BACKBONES
 from evertune.backbones.base import Batch
+from evertune.backbones.encoder import Encoder
+from evertune.backbones.windows import WindowBatch
 from evertune.errors import CapabilityError, ConfigError, InputError, RunError
 from evertune.files import atomic_folder, write_text
 from evertune.restore import RestoredStage
@@ -55,22 +58,31 @@ def export(restored: RestoredStage, folder: Path, form: Form, *, task: int | Non
     task = _the_task(restored, task)
     restored.place(task)
     if form == "adapter":
-        _check_adapter_form(restored)
+        _check_adapter_form(restored, task)
+    elif restored.settings.backbone.task_type == "text_to_image":
+        raise CapabilityError(
+            "A pipeline of several models is not merged.", where="--as merged", instead="Write `--as adapter`."
+        )
     elif restored.settings.backbone.quantization is not None:
         raise CapabilityError(
             "Weights of a quantised model cannot be merged with adapters.",
             where="--as merged",
             instead="Write `--as adapter`, and merge it with the model in its full precision.",
         )
+    name, backbone = restored.stream.names[task], restored.backbone
     batch = _batch(restored, task)
     wanted = _logits(restored, restored.bank.model, batch)
     with atomic_folder(folder) as temporary:
         if form == "adapter":
-            restored.bank.save_sum(temporary)
+            restored.bank.save_sum(temporary, heads=backbone.head_in_model(name))
         else:
-            restored.bank.merge_active().save_pretrained(temporary)
-            restored.backbone.tokenizer.save_pretrained(temporary)
-        difference = _difference(wanted, _logits(restored, _read_back(restored, temporary, form), batch))
+            model = restored.bank.merge_active()
+            if isinstance(backbone, Encoder):
+                model = backbone.settle(name)
+            model.save_pretrained(temporary)
+            if restored.settings.backbone.task_type != "image_classification":
+                backbone.tokenizer.save_pretrained(temporary)
+        difference = _difference(wanted, _read_logits(restored, temporary, form, batch, name))
         if not difference <= _TOLERANCE[_dtype(restored)]:
             raise RunError(
                 f"What was written computes something else than the run: {difference:.1e} of the largest logit apart.",
@@ -94,7 +106,15 @@ def _the_task(restored: RestoredStage, task: int | None) -> int:
     return restored.stage.tasks[-1]
 
 
-def _check_adapter_form(restored: RestoredStage) -> None:
+def _check_adapter_form(restored: RestoredStage, task: int) -> None:
+    name, backbone = restored.stream.names[task], restored.backbone
+    if isinstance(backbone, Encoder) and not backbone.head_in_model(name):
+        raise CapabilityError(
+            f"A model for {backbone.config.task_type} has no place for the head of {name}.",
+            where="--as adapter",
+            instead=f"Name a task whose rows are for {backbone.config.task_type}; the heads of all tasks lie in "
+            f"`{HEADS_FILE}` of the stage.",
+        )
     if restored.bank.change is not None:
         raise CapabilityError(
             "This run changed weights of the base model, which an adapter cannot hold.",
@@ -122,6 +142,21 @@ def _logits(restored: RestoredStage, model: nn.Module, batch: Batch) -> Tensor:
     autocast = restored.parts.autocast
     with torch.no_grad(), torch.autocast(restored.device.type, autocast, enabled=autocast is not None):
         return restored.backbone.loss(model, batch).logits.float()
+
+
+def _read_logits(restored: RestoredStage, folder: Path, form: Form, batch: Batch, task: str) -> Tensor:
+    """Logits of the same rows by what others load from a folder."""
+    backbone = restored.backbone
+    if not isinstance(backbone, Encoder):
+        return _logits(restored, _read_back(restored, folder, form), batch)
+    assert isinstance(batch, WindowBatch)
+    plain: Any = backbone.plain(task, folder if form == "merged" else None)
+    model: nn.Module = plain.to(restored.device)
+    if form == "adapter":
+        model = with_adapter(plain, folder)
+    autocast = restored.parts.autocast
+    with torch.no_grad(), torch.autocast(restored.device.type, autocast, enabled=autocast is not None):
+        return backbone.plain_logits(model, batch, task).float()
 
 
 def _read_back(restored: RestoredStage, folder: Path, form: Form) -> nn.Module:

@@ -117,7 +117,8 @@ class ArgumentReader(Reader):
             if span is not None and argument.role == role
         }
         near = [trigger, *(span for span in spans if span is not None)]
-        for cut in cuts(len(ids), room, min(limits.stride, room // 2)):
+        pieces = cuts(len(ids), room, min(limits.stride, room // 2))
+        for cut in nearest(pieces, trigger[0], limits.windows):
             if learning and not any(cut.start <= first and last < cut.stop for first, last in near):
                 continue
             yield self._window(question, role, ids, offsets, cut, wanted if answers else None)
@@ -178,6 +179,14 @@ class ArgumentReader(Reader):
                 span = (window.asked, *trimmed(event.text, window.spots[first][0], window.spots[last][1]))
                 found[span] = max(score, found.get(span, 0.0))
         return argument_answer(event.text, _apart(found), event.roles, places=True)
+
+
+def nearest(pieces: Sequence[Cut], token: int, most: int | None) -> list[Cut]:
+    """The pieces whose middles are nearest to a token, `most` of them, in order; all for None."""
+    if most is None or most >= len(pieces):
+        return list(pieces)
+    ranked = sorted(pieces, key=lambda piece: abs(piece.start + piece.stop - 2 * token))
+    return sorted(ranked[:most], key=lambda piece: piece.start)
 
 
 def spans_of(begins: Sequence[float], ends: Sequence[float]) -> Iterator[tuple[int, int, float]]:

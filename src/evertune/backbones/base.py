@@ -38,6 +38,8 @@ class BackboneConfig:
             None lets transformers choose.
         doc_stride: Of encoders: tokens that neighbouring windows share where a text is longer than one; at most half of
             a window (`train.max_source_length`).
+        max_windows: Of argument extraction: windows of a document that are read at most, those nearest to the trigger;
+            None for all. Arguments stand mostly near it, and every role is asked of every window.
         train_heads: Of encoders: whether heads learn. Frozen ones stay as they were drawn, at random: for comparison
             with recipes that leave them so.
     """
@@ -51,6 +53,7 @@ class BackboneConfig:
     trust_remote_code: bool = False
     attn_implementation: str | None = None
     doc_stride: Annotated[int, Ge(0)] = 128
+    max_windows: Annotated[int, Ge(1)] | None = None
     train_heads: bool = True
 
 

@@ -94,7 +94,10 @@ def load_pipeline(config: BackboneConfig, resolved: Resolved) -> tuple[Pipeline,
     """
     import torch
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from diffusers.utils import logging
 
+    spoken = logging.get_verbosity()
+    logging.set_verbosity_error()  # it preaches about what is left out on purpose, and about its own old keys
     try:
         folder = Path(resolved.location)
         if resolved.kind == "hub":
@@ -110,6 +113,8 @@ def load_pipeline(config: BackboneConfig, resolved: Resolved) -> tuple[Pipeline,
             where=resolved.location,
             instead="Copy or download it again.",
         ) from error
+    finally:
+        logging.set_verbosity(spoken)
     parts = Pipeline(*(getattr(whole, name) for name in _PARTS))
     for part in (parts.unet, parts.vae, parts.text_encoder):
         part.requires_grad_(False).eval()

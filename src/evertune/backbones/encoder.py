@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,13 +16,13 @@ from evertune.backbones.heads import FOREIGN, RoutedHead, head_names, linear_hea
 from evertune.backbones.language_model import evaluating, padded
 from evertune.backbones.reading import Answered, Limits, Reader
 from evertune.backbones.windows import EncodedRow, WindowBatch, without_labels
-from evertune.errors import ConfigError, Problem
+from evertune.errors import CapabilityError, ConfigError, Problem
 from evertune.randomness import derive_seed
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Task
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
     from typing_extensions import Self
 
     from evertune.backbones.loading import Described
@@ -32,17 +33,18 @@ class EncoderRows:
 
     Args:
         readers: By task.
-        stride: Tokens that neighbouring windows share.
+        config: Says how windows overlap, and how many there are.
     """
 
-    def __init__(self, readers: Mapping[str, Reader], stride: int) -> None:
-        self._readers, self._stride = readers, stride
+    def __init__(self, readers: Mapping[str, Reader], config: BackboneConfig) -> None:
+        self._readers, self._config = readers, config
 
     def encode(
         self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int, answers: bool = True
     ) -> list[EncodedRow]:
         """Windows of every row; see `Reader.encode`. Answers have no length."""
-        limits = Limits(max_source_length, min(self._stride, max_source_length // 2))
+        stride = min(self._config.doc_stride, max_source_length // 2)
+        limits = Limits(max_source_length, stride, self._config.max_windows)
         by_task: dict[str, list[PromptTarget]] = {}
         for row in rows:
             by_task.setdefault(task_of(row.id), []).append(row)
@@ -93,7 +95,7 @@ class Encoder:
         self._tokenizer = tokenizer
         self._fresh = tuple(fresh)
         self._readers: dict[str, Reader] = {}
-        self._rows = EncoderRows({}, config.doc_stride)
+        self._rows = EncoderRows({}, config)
         self._heads: dict[str, dict[str, nn.Module]] = {}
         self._routed: dict[str, RoutedHead] = {}
         self._foreign: RoutedHead | None = None
@@ -131,7 +133,7 @@ class Encoder:
         """What encodes the rows of these tasks, without weights."""
         tokenizer = described.tokenizer if cls.reader.reads == "text" else None
         readers = {task.name: _reader_of(task, config)(task, tokenizer, described.settings) for task in tasks}
-        return EncoderRows(readers, config.doc_stride)
+        return EncoderRows(readers, config)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -154,7 +156,7 @@ class Encoder:
         check_task_types(tasks, self.config)
         settings = self.model.config
         self._readers = {task.name: _reader_of(task, self.config)(task, self._tokenizer, settings) for task in tasks}
-        self._rows = EncoderRows(self._readers, self.config.doc_stride)
+        self._rows = EncoderRows(self._readers, self.config)
         for name, reader in self._readers.items():
             drawn = derive_seed(seed, "head", name)
             if self._is_own(reader):
@@ -203,6 +205,46 @@ class Encoder:
             return {}
         held = self.head_parameters([task])
         return {name.removeprefix(f"{task}/"): parameter.detach().cpu() for name, parameter in held.items()}
+
+    def settle(self, task: str) -> PreTrainedModel:
+        """The model as the architecture has it, with the head of one task for good; the backbone is spent.
+
+        Raises:
+            CapabilityError: If the architecture has no head for the task.
+        """
+        reader = self._readers[task]
+        if not self._is_own(reader):
+            raise CapabilityError(
+                f"A model for {self.config.task_type} has no place for the head of {task}.",
+                where="--task",
+                instead=f"Choose a task whose rows are for {self.config.task_type}.",
+            )
+        for child, head in self._heads[task].items():
+            setattr(self.model, child, head)
+        if self._foreign is not None:
+            delattr(self.model, FOREIGN)
+        _name_outputs(self.model.config, reader)
+        return self.model
+
+    def plain(self, task: str, folder: Path | None = None) -> PreTrainedModel:
+        """The model as others load it: the base model with a new head, or what lies in a folder.
+
+        Args:
+            task: Whose head it is to have.
+            folder: Of a whole model; None for the base model.
+        """
+        place: dict[str, Any] = {"revision": self.identity.revision} if folder is None else {}
+        settings = copy.deepcopy(self.model.config)
+        _name_outputs(settings, self._readers[task])
+        model = type(self.model).from_pretrained(
+            folder or self.identity.path, config=settings, dtype=self.model.dtype, weights_only=True, **place
+        )
+        return model.eval()
+
+    def plain_logits(self, model: nn.Module, batch: WindowBatch, task: str) -> Tensor:
+        """What a model as others load it says of a batch, as `loss` gives it."""
+        mask = batch.inputs.get("attention_mask")
+        return self._readers[task].own_logits(model(**batch.inputs), 0 if mask is None else mask.shape[1])
 
     def _is_own(self, reader: Reader) -> bool:
         return type(reader) is type(self).reader
@@ -333,6 +375,16 @@ class Encoder:
             logits = reader.foreign_logits(self._foreign, states)
         logits = logits[..., : reader.outputs]
         return reader, at, Answered(logits, mask[at].bool() if mask is not None and reader.places == "token" else None)
+
+
+def _name_outputs(settings: PretrainedConfig, reader: Reader) -> None:
+    """Writes into a configuration what the outputs of its head mean."""
+    names = reader.names
+    if names:
+        settings.id2label = dict(enumerate(names))
+        settings.label2id = {name: index for index, name in enumerate(names)}
+    else:
+        settings.num_labels = reader.outputs
 
 
 def task_of(id: str) -> str:

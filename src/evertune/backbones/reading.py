@@ -30,10 +30,12 @@ class Limits:
     Attributes:
         length: Tokens of a window.
         stride: Tokens that neighbouring windows of a long text share.
+        windows: Windows of a text that are read at most, where it has a middle; None for all.
     """
 
     length: int
     stride: int
+    windows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,11 @@ class Reader(ABC):
     @abstractmethod
     def outputs(self) -> int:
         """Number of outputs of the head."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What the outputs mean, where they are labels."""
+        return ()
 
     @abstractmethod
     def encode(self, rows: Sequence[PromptTarget], limits: Limits, *, answers: bool) -> list[EncodedRow]:

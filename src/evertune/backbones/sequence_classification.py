@@ -36,6 +36,11 @@ class LabelReader(Reader):
         """One a label."""
         return len(self.labels)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The labels."""
+        return self.labels
+
     def label_index(self, row: PromptTarget) -> int:
         """Output of the row's label; -100 for an answer that is none of the labels, which is scored as wrong."""
         index = label_of(row.target, self.labels)

@@ -42,6 +42,11 @@ class TokenReader(Reader):
         """One a tag."""
         return len(self.tags)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The tags."""
+        return self.tags
+
     def encode(self, rows: Sequence[PromptTarget], limits: Limits, *, answers: bool) -> list[EncodedRow]:
         """See `Reader.encode`."""
         return [self._row(row, limits, answers=answers) for row in rows]

@@ -21,7 +21,7 @@ ADVICE = {
     "target": "Queries and values first; `all-linear` learns more, at about four times the parameters.",
     "use_rslora": "For ranks above 32.",
     "use_dora": "Often a little better at low ranks, and slower.",
-    "init_lora_weights": "`pissa`, `olora`: faster at the beginning; what is saved is a plain adapter of twice the rank.",
+    "init_lora_weights": "`pissa`, `olora`: faster at first; what is saved is a plain adapter of twice the rank.",
     "loraplus_lr_ratio": "16 in the paper, with a smaller `learning_rate`.",
     "num_virtual_tokens": "8 to 100; every one makes each input a token longer.",
     "oft_block_size": "Must divide the width of the layers; `r` must then be 0.",

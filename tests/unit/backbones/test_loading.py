@@ -17,11 +17,11 @@ from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from evertune.backbones import loading
+from evertune.backbones import BACKBONES, loading
 from evertune.backbones.base import BackboneConfig
 from evertune.backbones.causal_lm import CausalLM
 from evertune.backbones.fingerprint import fingerprint
-from evertune.backbones.loading import build_skeleton, load_row_encoder, load_tokenizer
+from evertune.backbones.loading import build_skeleton, describe, load_tokenizer
 from evertune.backbones.seq2seq_lm import Seq2SeqLM
 from evertune.errors import BackboneError, CapabilityError
 
@@ -303,7 +303,7 @@ def embedding_gradient(backbone: CausalLM, rows) -> torch.Tensor:
 def test_weights_that_are_quantised_already_are_said_aloud(copy) -> None:
     folder = copy("llama")
     edit(folder / "config.json", quantization_config={"quant_method": "bitsandbytes", "load_in_4bit": True})
-    _, notes = load_row_encoder(config(folder))
+    notes = describe(config(folder)).notes
     assert "The weights are quantised on disk (bitsandbytes)." in notes
 
 
@@ -354,7 +354,9 @@ def test_a_skeleton_has_the_tree_but_no_weights(model_folder: Folder, loaded) ->
 def test_rows_are_encoded_without_weights(copy, loaded) -> None:
     folder = copy("t5")
     (folder / "model.safetensors").unlink()
-    encoder, notes = load_row_encoder(config(folder, "t5"))
+    asked = config(folder, "t5")
+    described = describe(asked)
+    encoder, notes = BACKBONES.get(asked.task_type).row_encoder(asked, described, []), described.notes
     options = {"max_source_length": 64, "max_target_length": 16}
     assert encoder.encode(ROWS, **options) == loaded("t5").encode(ROWS, **options)
     assert notes[0].startswith(f"`{folder}` is the local folder")
