@@ -2,9 +2,9 @@
 
     python benchmarks/encoder_step.py
 
-A BERT of width 256 with 4 layers, LoRA r=8 on query and value, batches of 8 rows, one thread: forward and backward of a
-batch of one task, and of a batch that holds rows of three tasks, against `AutoModelForTokenClassification` with peft and
-labels. Medians of paired ratios over interleaved blocks.
+A BERT of width 256 with 4 layers, LoRA r=8 on query and value, batches of 8 rows, one thread: forward and backward of
+a batch of one task, and of a batch that holds rows of three tasks, against `AutoModelForTokenClassification` with peft
+and labels. Medians of paired ratios over interleaved blocks.
 """
 
 from __future__ import annotations

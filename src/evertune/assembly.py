@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.utils import KwargsHandler
 
-from evertune.adapters.bank import BASE, AdapterBank
+from evertune.adapters.bank import BASE, HEADS, AdapterBank
 from evertune.adapters.released import RELEASED
-from evertune.adapters.spec import AdapterPlan
+from evertune.adapters.spec import BASE_CHANGE, HEADS_FILE, AdapterPlan
 from evertune.backbones import BACKBONES
 from evertune.backbones.base import Backbone
 from evertune.console import Console
@@ -80,6 +81,7 @@ class Parts:
             before: Only stages with a smaller index are read; 0 is the beginning, where `start_from` counts.
         """
         self._place_base(plan, folder, before)
+        self._place_heads(folder, before)
         self._place_released(folder)
         for name in plan.active:
             saved = folder.adapter_folder(name, before)
@@ -93,6 +95,20 @@ class Parts:
                 self._add(name, first=before == 0 and not self.bank.names)
         below = (RELEASED,) if RELEASED in self.bank.names else ()
         self.bank.apply(dataclasses.replace(plan, active=(*below, *plan.active)))
+
+    def _place_heads(self, folder: RunFolder, before: int) -> None:
+        """Gives heads what the newest stage before `before` saved; those of later tasks are as they were drawn."""
+        self.bank.learn_heads({})
+        saved = folder.stage_file(HEADS_FILE, before)
+        if saved is not None and self.sources.get(HEADS) != saved:
+            folder.verify_files(saved)
+            self.backbone.load_heads(read_tensors(saved))
+            self.sources[HEADS] = saved
+
+    def learn_heads(self, stage: Stage) -> None:
+        """Lets the heads of all tasks up to a stage learn: those of earlier ones do where their rows are mixed in."""
+        tasks = self.stream.names[: max(stage.tasks) + 1] if self.settings.backbone.train_heads else []
+        self.bank.learn_heads(self.backbone.head_parameters(tasks))
 
     def _place_released(self, folder: RunFolder) -> None:
         if folder.manifest.get("start_from") is not None and RELEASED not in self.bank.names:
@@ -108,7 +124,7 @@ class Parts:
             self.sources.pop(BASE, None)
         if change is None:
             return
-        saved = folder.base_change_file(before)
+        saved = folder.stage_file(BASE_CHANGE, before)
         if saved is None:
             change.clear()
             self.sources.pop(BASE, None)
@@ -133,12 +149,18 @@ def assemble(settings: RunSettings, console: Console) -> Parts:
     stream = settings.stream.load(seed=settings.seed, console=console)
     check_tasks(settings, stream)
     device, gpus = choose_device()
-    accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
-    backbone = BACKBONES.get(settings.backbone.task_type).load(settings.backbone)
-    for note in backbone.identity.notes:
+    family = BACKBONES.get(settings.backbone.task_type)
+    # Not every process meets rows of every task in each step, so that some heads have no part in it.
+    handlers: list[KwargsHandler] = []
+    if not family.answers_in_text:
+        handlers.append(DistributedDataParallelKwargs(find_unused_parameters=True))
+    accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu", kwargs_handlers=handlers)
+    backbone = family.load(settings.backbone)
+    for note in (*backbone.identity.notes, *settings.adapter.notes):
         console.say(note)
     if settings.backbone.quantization is None:  # quantised weights are placed when they are loaded
         backbone.model.to(accelerator.device)
+    backbone.prepare(stream.tasks, seed=settings.seed)
     bank = AdapterBank(
         backbone.model,
         settings.adapter,

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from evertune.adapters.bank import AdapterBank
 from evertune.adapters.released import released_record
 from evertune.adapters.spec import BaseWeights
 from evertune.assembly import check_tasks
-from evertune.backbones.base import Encoded
-from evertune.backbones.loading import build_skeleton, load_row_encoder
+from evertune.backbones import BACKBONES
+from evertune.backbones.loading import Encoder
 from evertune.backbones.location import resolve_path
 from evertune.console import Console
 from evertune.errors import CapabilityError, ConfigError, DataError, InputError, Problem
 from evertune.evaluation.safety_prompts import read_safety_prompts
 from evertune.methods.stack import FIRST_STAGE, MethodStack
 from evertune.settings import RunSettings, StageSettings
-from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Stream, Task
 
 _Result = TypeVar("_Result")
@@ -51,27 +50,20 @@ def check_parts(settings: RunSettings, console: Console) -> Checked:
     """
     problems: list[Problem] = []
     stream = _tried(lambda: _checked_stream(settings, console), problems)
-    loaded = _tried(lambda: load_row_encoder(settings.backbone), problems)
-    if loaded is not None:
+    family = BACKBONES.get(settings.backbone.task_type)
+    described = _tried(lambda: family.describe(settings.backbone), problems)
+    if described is not None:
         _tried(lambda: check_adapter(settings), problems)
-    if stream is None or loaded is None:
+    if stream is None or described is None:
         raise InputError(problems)
-    encoder, notes = loaded
+    encoder = _tried(lambda: family.row_encoder(settings.backbone, described, stream.tasks), problems)
+    if encoder is None:
+        raise InputError(problems)
     cut = _tried(lambda: check_rows(settings, stream, encoder), problems)
     _tried(lambda: check_safety_prompts(settings, encoder), problems)
     if cut is None or problems:
         raise InputError(problems)
-    return Checked(stream, notes, cut)
-
-
-class Encoder(Protocol):
-    """Encodes rows: a backbone, or its tokenizer alone."""
-
-    def encode(
-        self, rows: Sequence[PromptTarget], *, max_source_length: int, max_target_length: int, answers: bool = True
-    ) -> Sequence[Encoded]:
-        """Token ids of every row."""
-        ...
+    return Checked(stream, described.notes, cut)
 
 
 def check_rows(settings: RunSettings, stream: Stream, encoder: Encoder) -> dict[str, tuple[int, int]]:
@@ -144,7 +136,7 @@ def check_adapter(settings: RunSettings) -> None:
     Raises:
         InputError: If kind, targets or layers match nothing, `start_from` does not fit, or a method cannot work on it.
     """
-    model = build_skeleton(settings.backbone)
+    model = BACKBONES.get(settings.backbone.task_type).skeleton(settings.backbone)
     location = resolve_path(settings.backbone.path, revision=settings.backbone.revision).location
     bank = AdapterBank(model, settings.adapter, task_type=settings.backbone.task_type, base_path=location)
     bank.check_base(_base_weights(settings))  # before there are adapters on the model: it is described as it came

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import yaml
 
 from evertune import dialect
-from evertune.adapters.spec import BASE_CHANGE
 from evertune.errors import CheckpointError, ConfigError, InputError, Problem
 from evertune.files import read_json, sha256, sha256_of_folder, write_json, write_text
 from evertune.settings import RunSettings
@@ -315,11 +314,11 @@ class RunFolder:
                 return self.path / entry["adapters"][name]
         return None
 
-    def base_change_file(self, before: int) -> Path | None:
-        """The newest change of base weights that a stage with an index below `before` saved, if any."""
+    def stage_file(self, name: str, before: int) -> Path | None:
+        """The newest file of this name that a stage with an index below `before` saved, if any."""
         for entry in reversed(self.manifest["stages"][:before]):
-            if BASE_CHANGE in entry["files"]:
-                return self.path / entry["folder"] / BASE_CHANGE
+            if name in entry["files"]:
+                return self.path / entry["folder"] / name
         return None
 
     def verify(self) -> None:
@@ -338,7 +337,7 @@ class RunFolder:
         """Compares files of a stage with what was written.
 
         Args:
-            place: As `adapter_folder` and `base_change_file` return.
+            place: As `adapter_folder` and `stage_file` return.
 
         Raises:
             CheckpointError: If a file is missing or another one.

@@ -93,6 +93,8 @@ def results(run: Path) -> dict[str, bytes]:
         "stages/*/adapter/*",
         "stages/*/adapters/*/*",
         "stages/*/delta.safetensors",
+        "stages/*/heads.safetensors",
+        "stages/*/samples.png",
         "**/predictions/*.jsonl",
         "matrix.json",
         "stages/*/method.*",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from safetensors.torch import load_file
 from evertune import load_config, run
 from evertune.console import Console
 from tests.invariants.test_resume import killed, uninterrupted
+from tests.invariants.test_scale import SCRIPT
 from tests.unit.backbones.encoder_tasks import labelled, passages, tagged
 
 
@@ -69,6 +72,41 @@ def test_kinds_of_tasks_mix_and_a_killed_run_ends_in_the_same_bytes(
     assert [file for file in alone if alone[file] != again[file]] == []
     heads = load_file(tmp_path / "alone" / "stages" / "03-questions" / "heads.safetensors")
     assert {name.split("/")[0] for name in heads} == {"notes", "names", "questions"}
+
+
+def _learnt(output: Path) -> dict:
+    files = [*output.glob("stages/*/adapter/adapter_model.safetensors"), *output.glob("stages/*/heads.safetensors")]
+    return {f"{file.relative_to(output)}:{name}": value for file in files for name, value in load_file(file).items()}
+
+
+def test_how_the_rows_of_a_step_are_split_changes_nothing(tmp_path: Path, mixed: Callable[..., Path]) -> None:
+    """Micro-batches, and two processes of which each meets other tasks, and other heads, than the other."""
+    # Rounding would decide the sign of the smallest gradients, and Adam's step, without the larger epsilon.
+    train = {"max_steps": 6, "learning_rate": 1e-3, "save_steps": 0, "logging_steps": 10, "adam_epsilon": 1e-4}
+    replay = {"name": "replay", "ratio": 0.5, "buffer_size": 10}
+    split = [("whole", 8, 1), ("ones", 1, 8), ("processes", 2, 2)]
+    configs = {
+        name: mixed(
+            name,
+            method=replay,
+            train={**train, "per_device_train_batch_size": size, "gradient_accumulation_steps": times},
+        )
+        for name, size, times in split
+    }
+    for name in ("whole", "ones"):
+        uninterrupted(configs[name], tmp_path / f"run-{name}")
+    launch = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1"]
+    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
+    command = [sys.executable, *launch, str(SCRIPT), str(configs["processes"]), str(tmp_path / "run-processes")]
+    outcome = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    assert outcome.returncode == 0, outcome.stderr[-4000:]
+    whole = _learnt(tmp_path / "run-whole")
+    for name in ("ones", "processes"):
+        other = _learnt(tmp_path / f"run-{name}")
+        assert whole.keys() == other.keys()
+        worst = max(float((whole[key] - other[key]).abs().max()) for key in whole)
+        assert max(float(value.abs().max()) for key, value in whole.items() if "lora_B" in key) > 1e-4
+        assert worst < 1e-5, f"{name}: {worst:.1e}"
 
 
 def test_heads_of_earlier_tasks_learn_only_where_their_rows_are_mixed_in(

@@ -177,9 +177,21 @@ class Encoder:
         if self._foreign_order:
             self._foreign = RoutedHead([self._heads[name][FOREIGN] for name in self._foreign_order])
             self.model.add_module(FOREIGN, self._foreign)
+            # In the forward pass: several processes must see there which parameters take part.
+            self.model.register_forward_hook(self._add_foreign_logits)
         for name, parameter in self.head_parameters(self._heads).items():
             parameter.requires_grad_(False)
             parameter.data = parameter.data.float() if name not in self._fresh else parameter.data
+
+    def _add_foreign_logits(self, model: nn.Module, inputs: Any, outputs: Any) -> Any:
+        """Puts the outputs of heads that the architecture lacks, for every token, in the place of the states.
+
+        Wrappers for several processes pass on no field that the type of the output does not have.
+        """
+        assert self._foreign is not None
+        if outputs.hidden_states is not None:
+            outputs["hidden_states"] = (self._foreign(outputs.hidden_states[-1]),)
+        return outputs
 
     def head_parameters(self, tasks: Iterable[str]) -> dict[str, nn.Parameter]:
         """The parameters of the heads of these tasks, ``<task>/<name in the model>``, and those that all share."""
@@ -353,7 +365,9 @@ class Encoder:
         tasks = [batch.rows[owner].task for owner in batch.owners]
         foreign = self._foreign is not None and any(name in self._foreign_order for name in tasks)
         for routed in self._routed.values():
-            routed.route = [self._own_order.index(name) if name in self._own_order else -1 for name in tasks]
+            routed.route = _route(tasks, self._own_order)
+        if self._foreign is not None:
+            self._foreign.route = _route(tasks, self._foreign_order)
         outputs = model(**batch.inputs, **({"output_hidden_states": True} if foreign else {}))
         return [
             self._of_task(name, [at for at, one in enumerate(tasks) if one == name], outputs, batch)
@@ -369,12 +383,15 @@ class Encoder:
         if self._is_own(reader):
             logits = reader.own_logits(outputs, tokens)[at]
         else:
-            assert self._foreign is not None
-            states = outputs.hidden_states[-1][at][:, -tokens:]
-            self._foreign.route = [self._foreign_order.index(name)] * len(at)
-            logits = reader.foreign_logits(self._foreign, states)
+            logits = reader.foreign_logits(outputs.hidden_states[0][at][:, -tokens:])
         logits = logits[..., : reader.outputs]
         return reader, at, Answered(logits, mask[at].bool() if mask is not None and reader.places == "token" else None)
+
+
+def _route(tasks: Sequence[str], order: Sequence[str]) -> list[int]:
+    """Place of each line's task in an order, -1 for none."""
+    places = {name: place for place, name in enumerate(order)}
+    return [places.get(name, -1) for name in tasks]
 
 
 def _name_outputs(settings: PretrainedConfig, reader: Reader) -> None:

@@ -121,9 +121,9 @@ class Reader(ABC):
         logits = outputs.logits
         return logits if self.places == "line" else logits[:, -tokens:]
 
-    def foreign_logits(self, head: nn.Module, states: Tensor) -> Tensor:
-        """Logits of a head on the encoder's last states ``(lines, tokens, width)``."""
-        return head(states[:, 0] if self.places == "line" else states)
+    def foreign_logits(self, logits: Tensor) -> Tensor:
+        """Logits of this task type, of those of a head that the architecture lacks: ``(lines, tokens, outputs)``."""
+        return logits[:, 0] if self.places == "line" else logits
 
     @cached_property
     def text(self) -> TextIds:

@@ -53,7 +53,7 @@ def adapter_entries() -> list[dict[str, Any]]:
             task: {"usable": cell.usable, **cell.can, "why": dict(cell.why)}
             for task, cell in table.get(name, {}).items()
         }
-        found.append({"name": name, "summary": kind.summary if name in KINDS else "", "tasks": tasks})
+        found.append({"name": name, "summary": kind.summary if name in KINDS else f"A variant of {name.split(' ')[0]}.", "tasks": tasks})
     return found
 
 
@@ -74,7 +74,7 @@ def adapter_tables(entries: list[dict[str, Any]]) -> list[Any]:
         table.add_column("what it is" if heading == "kind" else "", overflow="fold")
         for entry in chosen:
             cells = [_marks(entry["tasks"].get(task)) for task in _SHORT]
-            table.add_row(Text(entry["name"]), *cells, Text(entry["summary"]))
+            table.add_row(Text(entry["name"]), *cells, Text(entry["summary"] if heading == "kind" else ""))
         tables.append(table)
     return tables
 

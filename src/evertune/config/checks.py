@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from evertune.adapters.capabilities import unusable
-from evertune.adapters.kinds import FULL, NEEDS, meeting, unmet
+from evertune.adapters.capabilities import why_not
+from evertune.adapters.kinds import NEEDS, meeting, unmet
 from evertune.adapters.spec import AdapterSpec
 from evertune.backbones import BACKBONES
 from evertune.backbones.base import BackboneConfig
@@ -89,16 +89,9 @@ def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...],
 
 def check_kind(adapter: AdapterSpec, backbone: BackboneConfig, written: Written) -> Iterator[Problem]:
     """A kind of adapter that cannot be used on the model, or for the task."""
-    if why := unusable(adapter.kind, backbone.task_type):
-        what = f"adapters of the kind `{adapter.kind}` cannot be used for {backbone.task_type}: {why}."
+    if why := why_not(adapter, backbone.task_type, backbone.quantization):
+        what = f"adapters of the kind `{adapter.kind}` with these options cannot be used {why}."
         yield written.problem("adapter.kind", what, "`evertune list adapters` shows what works.")
-    if backbone.quantization is not None and adapter.kind == FULL:
-        what = "quantised weights cannot learn."
-        yield written.problem("adapter.kind", what, "Write `backbone.quantization: null`, or another kind.")
-    loftq = adapter.options.get("init_lora_weights") == "loftq"
-    if loftq and backbone.quantization is not None:
-        what = "LoftQ quantises the weights itself, and needs them in their full precision."
-        yield written.problem("adapter.init_lora_weights", what, "Write `backbone.quantization: null`.")
 
 
 def check_backbone(

@@ -7,6 +7,9 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import TypeAdapter
 
+from evertune.adapters.kinds import KINDS
+from evertune.adapters.peft_options import RENAMED, kind_options
+from evertune.adapters.spec import AdapterSpec
 from evertune.backbones import BACKBONES
 from evertune.config.describe import attribute_docs, summary
 from evertune.config.hints import Hint, bare, branches, fields_of, is_list, is_mapping, is_section, registry_of
@@ -23,6 +26,7 @@ def config_schema() -> Schema:
     properties: Schema = {
         **section_schema(RunOptions)["properties"],
         **{name: section_schema(cls) for name, cls in SECTIONS.items()},
+        "adapter": _adapter_schema(),
         "stream": _stream_schema(),
         "method": _method_schema(),
         "after_first": _changes_schema(),
@@ -58,6 +62,24 @@ def section_schema(cls: type) -> Schema:
     required = [field.name for field in fields_of(cls) if field.required]
     schema: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
     return {**schema, "required": required} if required else schema
+
+
+def _adapter_schema() -> Schema:
+    """The keys of the section, and those of every kind of adapter; which go together is checked when a file is read."""
+    schema = section_schema(AdapterSpec)
+    properties: dict[str, Schema] = schema["properties"]
+    properties["kind"]["enum"] = list(KINDS)
+    forms: dict[str, list[Schema]] = {}
+    docs: dict[str, str] = {}
+    for option in (option for kind in KINDS for option in kind_options(kind).values()):
+        docs.setdefault(option.name, option.doc)
+        if (form := hint_schema(option.hint)) not in forms.setdefault(option.name, []):
+            forms[option.name].append(form)
+    for name in forms.keys() - properties.keys():
+        properties[name] = {"anyOf": [*forms[name], {"type": "null"}], "description": docs[name]}
+    for theirs, ours in RENAMED.items():
+        properties[theirs] = properties[ours]
+    return schema
 
 
 def hint_schema(hint: Hint) -> Schema:
