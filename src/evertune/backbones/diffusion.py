@@ -5,6 +5,9 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -94,27 +97,23 @@ def load_pipeline(config: BackboneConfig, resolved: Resolved) -> tuple[Pipeline,
     """
     import torch
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-    from diffusers.utils import logging
 
-    spoken = logging.get_verbosity()
-    logging.set_verbosity_error()  # it preaches about what is left out on purpose, and about its own old keys
     try:
         folder = Path(resolved.location)
         if resolved.kind == "hub":
             folder = Path(
                 DiffusionPipeline.download(resolved.location, revision=resolved.revision, use_safetensors=True)
             )
-        whole: Any = DiffusionPipeline.from_pretrained(
-            folder, torch_dtype=getattr(torch, config.dtype), use_safetensors=True, safety_checker=None
-        )
+        with _quiet():
+            whole: Any = DiffusionPipeline.from_pretrained(
+                folder, torch_dtype=getattr(torch, config.dtype), use_safetensors=True, safety_checker=None
+            )
     except (OSError, ValueError, RuntimeError, KeyError, AttributeError) as error:
         raise BackboneError(
             f"The pipeline cannot be loaded: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             where=resolved.location,
             instead="Copy or download it again.",
         ) from error
-    finally:
-        logging.set_verbosity(spoken)
     parts = Pipeline(*(getattr(whole, name) for name in _PARTS))
     for part in (parts.unet, parts.vae, parts.text_encoder):
         part.requires_grad_(False).eval()
@@ -122,6 +121,21 @@ def load_pipeline(config: BackboneConfig, resolved: Resolved) -> tuple[Pipeline,
         parts.unet.enable_gradient_checkpointing()
     identity = Identity(resolved.location, resolved.kind, _commit(resolved), _fingerprint(folder), (resolved.note,))
     return parts, identity
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """What diffusers says of a safety checker that is left out on purpose, and of its own old keys, is no one's worry."""
+    from diffusers.utils import logging
+
+    spoken = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            yield
+    finally:
+        logging.set_verbosity(spoken)
 
 
 def skeleton(resolved: Resolved) -> nn.Module:

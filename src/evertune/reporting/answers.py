@@ -77,8 +77,8 @@ def task_answers(run: Run, *, per_fate: int = 3) -> list[TaskAnswers]:
 
 def _answers(run: Run, task: str, stage: StageResult, last: StageResult, per_fate: int) -> TaskAnswers | None:
     final = run.answers(last.path, task)
-    if not final:
-        return None
+    if not any(answer.prediction for answer in final):
+        return None  # none, or images, which are shown as such
     earlier = {answer.id: answer for answer in run.answers(stage.path, task)} if stage != last else {}
     examples = [_example(answer, earlier.get(answer.id)) for answer in final]
     counts = {fate: sum(example.fate == fate for example in examples) for fate in FATES}

@@ -101,7 +101,7 @@ def _training_figure(series: TrainingSeries) -> Figure:
     best = [point for point in series.dev if point[0] == series.best]
     if best:
         axes.plot(*best[0], "o", color=LINES[-1], markersize=9, markerfacecolor="white", label="dev, best score")
-    _dress(axes, f"Training loss: {series.name}", "optimiser step", "loss per answer token (nats)")
+    _dress(axes, f"Training loss: {series.name}", "optimiser step", "mean loss of what is scored")
     axes.set_xlim(left=0)
     axes.set_ylim(bottom=0)
     if series.dev:
@@ -120,7 +120,7 @@ def _evaluation_loss_figure(run: Run) -> Figure:
             style = "-" if place < len(LINES) else (0, (4, 2))
             axes.plot(xs, ys, color=colour, linestyle=style, linewidth=1.8, marker="o", markersize=4)
             ends.append((xs[-1], ys[-1], task, colour))
-    _dress(axes, "Evaluation loss after each stage", "", "loss per answer token (nats)")
+    _dress(axes, "Evaluation loss after each stage", "", "mean loss of what is scored")
     axes.set_ylim(bottom=0)
     _dress_stages(axes, run, ends)
     return figure

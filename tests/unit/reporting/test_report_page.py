@@ -130,7 +130,7 @@ def test_the_page_needs_nothing_else(four: Path, tmp_path: Path) -> None:
     assert "@import" not in html
     assert "url(" not in html
     policy = page.of("meta", **{"http-equiv": "Content-Security-Policy"})
-    assert policy[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'"
+    assert policy[0]["content"] == "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def test_what_a_reader_looks_for_is_there(four: Path, tmp_path: Path) -> None:
