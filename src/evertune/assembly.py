@@ -203,6 +203,9 @@ def check_tasks(settings: RunSettings, stream: Stream) -> None:
                     "Raise `stream.dev_fraction`, or write `none`.",
                 )
             )
+    if settings.first.evaluation.safety is not None and not BACKBONES.get(settings.backbone.task_type).answers_in_text:
+        what = f"A model for {settings.backbone.task_type} refuses nothing: it does not answer in text."
+        problems.append(Problem(settings.where("evaluation.safety"), what, "Leave it out."))
     if len(MethodStack(settings.first.methods).stages(stream)) < len(stream.tasks):
         problems += _joint_training_problems(settings, stream)
     if problems:

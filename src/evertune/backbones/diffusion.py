@@ -125,7 +125,7 @@ def load_pipeline(config: BackboneConfig, resolved: Resolved) -> tuple[Pipeline,
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What diffusers says of a safety checker that is left out on purpose, and of its own old keys, is no one's worry."""
+    """Keeps diffusers from speaking of a safety checker that is left out on purpose, and of its own old keys."""
     from diffusers.utils import logging
 
     spoken = logging.get_verbosity()
