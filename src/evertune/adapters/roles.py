@@ -51,7 +51,7 @@ _HEADS = frozenset(
         "classification_head",
         "qa_outputs",
     }
-    | {"cls", "predictions"}
+    | {"cls", "predictions", "task_heads"}
 )
 _EMBEDDINGS = re.compile(r"embed|wte|wpe|^shared$")
 _CROSS_ATTENTION = re.compile(r"encdec|cross|encoder_attn", re.IGNORECASE)
@@ -79,6 +79,30 @@ def role_of(module_path: str) -> str:
     if _EMBEDDINGS.search(leaf):
         return EMBEDDING
     return _OUTSIDE.get(leaf) or _OUTSIDE.get(".".join(parts[-2:]), OTHER)
+
+
+def put_otherwise(name: str, groups: Iterable[TargetGroup]) -> str:
+    """A sentence for a name of attention modules that this model does not have, where it splits or fuses them.
+
+    Args:
+        name: What was asked for: ``query_key_value``.
+        groups: The modules of the model.
+
+    Returns:
+        ``This model splits it into `q_proj`, `k_proj`, `v_proj`.``; empty if there is nothing to say.
+    """
+    role = _IN_ATTENTION.get(name.lower())
+    there: dict[str, list[str]] = {}
+    for group in groups:
+        if group.targetable and group.name not in there.setdefault(group.role, []):
+            there[group.role].append(group.name)
+    fused = there.get(QUERY_KEY_VALUE, [])
+    if role in (QUERY, KEY, VALUE) and fused:
+        return f"This model fuses query, key and value in `{'`, `'.join(fused)}`."
+    split = [name for part in (QUERY, KEY, VALUE, KEY_VALUE) for name in there.get(part, [])]
+    if role == QUERY_KEY_VALUE and split:
+        return f"This model splits it into `{'`, `'.join(split)}`."
+    return ""
 
 
 def attends_across(module_path: str) -> bool:

@@ -33,6 +33,9 @@ MARK = "*"
 _BEGIN, _END = 1, 2  # flags of a label
 _RARE = 0.01
 """How likely a begin or end is held to be before anything is learnt (Lin et al. 2017, section 3.3)."""
+LIKELY = 0.3
+"""How likely a begin or end must be to count. What is judged by F1 does best at half of the F1 that can be had (Lipton,
+Elkan and Naryanaswamy 2014, arXiv:1402.1892): 0.3 suits an F1 of 60 %, and 0.5 only a perfect model."""
 
 
 class ArgumentReader(Reader):
@@ -72,7 +75,7 @@ class ArgumentReader(Reader):
         ids: list[int] = []
         offsets: list[tuple[int, int]] = []
         for number, (begin, end) in enumerate(pieces):
-            found, spots = self.text.plain_with_offsets([event.text[begin:end]])[0]
+            found, spots = self.with_offsets([event.text[begin:end]])[0]
             ids += found
             offsets += [(begin + first, begin + last) for first, last in spots]
             if number < 2:
@@ -176,8 +179,10 @@ class ArgumentReader(Reader):
             inside = torch.tensor([spot is not None for spot in window.spots])
             likely = line.logits[0].sigmoid() * inside[:, None]
             for first, last, score in spans_of(likely[:, 0].tolist(), likely[:, 1].tolist()):
-                span = (window.asked, *trimmed(event.text, window.spots[first][0], window.spots[last][1]))
-                found[span] = max(score, found.get(span, 0.0))
+                start, stop = trimmed(event.text, window.spots[first][0], window.spots[last][1])
+                if start < stop:
+                    span = (window.asked, start, stop)
+                    found[span] = max(score, found.get(span, 0.0))
         return argument_answer(event.text, _apart(found), event.roles, places=True)
 
 
@@ -197,10 +202,10 @@ def spans_of(begins: Sequence[float], ends: Sequence[float]) -> Iterator[tuple[i
         ends: How likely one ends there.
     """
     for first, begin in enumerate(begins):
-        if begin <= 0.5:
+        if begin <= LIKELY:
             continue
         near = range(first, min(first + LONGEST_ANSWER, len(ends)))
-        last = next((at for at in near if ends[at] > 0.5), None)
+        last = next((at for at in near if ends[at] > LIKELY), None)
         if last is not None:
             yield first, last, begin * ends[last]
 

@@ -79,6 +79,12 @@ def _check_folder(folder: Path) -> None:
         ) from error
     except ValueError as error:
         raise BackboneError(f"{INDEX} cannot be read: {error}.", where=str(folder), instead="Copy it again.") from error
+    if "text_encoder_2" in index:
+        raise BackboneError(
+            f"`{index.get('_class_name')}` has two text encoders, which is not supported.",
+            where=str(folder),
+            instead="Use a pipeline of Stable Diffusion 1 or 2.",
+        )
     missing = [part for part in _PARTS if part not in index or not (folder / part).is_dir()]
     if missing:
         raise BackboneError(
@@ -115,6 +121,12 @@ def load_pipeline(config: BackboneConfig, resolved: Resolved) -> tuple[Pipeline,
             instead="Copy or download it again.",
         ) from error
     parts = Pipeline(*(getattr(whole, name) for name in _PARTS))
+    if parts.scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+        raise BackboneError(
+            f"The UNet predicts `{parts.scheduler.config.prediction_type}`; noise and velocity are supported.",
+            where=resolved.location,
+            instead="Use another pipeline.",
+        )
     for part in (parts.unet, parts.vae, parts.text_encoder):
         part.requires_grad_(False).eval()
     if config.gradient_checkpointing:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evertune.backbones.base import IGNORED, BackboneConfig, Encoded, Identity, LossOutput
 from evertune.backbones.encoder_rows import EncoderRows, check_task_types, reader_of
+from evertune.backbones.families import FromPretrained
 from evertune.backbones.heads import FOREIGN, RoutedHead, head_names, linear_head, new_heads
 from evertune.backbones.language_model import evaluating, padded
 from evertune.backbones.reading import Answered, Reader
@@ -28,7 +29,11 @@ if TYPE_CHECKING:
     from evertune.backbones.loading import Described
 
 
-class Encoder:
+SCORED_TOGETHER = 64
+"""Windows that are read in one forward pass when nothing is learnt: long documents have hundreds."""
+
+
+class Encoder(FromPretrained):
     """An encoder with a head for every task; see `evertune.backbones.base.Backbone`.
 
     Class attributes:
@@ -61,7 +66,7 @@ class Encoder:
             identity: What exactly was loaded.
             model: The base model.
             tokenizer: Its tokenizer; None for models of images.
-            fresh: Parameters below the heads that its weights lack (a pooler): drawn at random, they learn as heads do.
+            fresh: Modules of the encoder that its weights lack (a pooler): a part of every head.
         """
         self.config, self.identity, self.model = config, identity, model
         self._tokenizer = tokenizer
@@ -87,22 +92,9 @@ class Encoder:
         return cls(config, identity, model, described.tokenizer if cls.reader.reads == "text" else None, fresh)
 
     @classmethod
-    def describe(cls, config: BackboneConfig, *, base_dir: Path | None = None) -> Described:
-        """Configuration and tokenizer, no weights; see `evertune.backbones.loading.describe`."""
-        from evertune.backbones.loading import describe
-
-        return describe(config, base_dir=base_dir)
-
-    @classmethod
-    def skeleton(cls, config: BackboneConfig) -> nn.Module:
-        """The model without weights; see `evertune.backbones.loading.build_skeleton`."""
-        from evertune.backbones.loading import build_skeleton
-
-        return build_skeleton(config)
-
-    @classmethod
     def row_encoder(cls, config: BackboneConfig, described: Described, tasks: Sequence[Task]) -> EncoderRows:
         """What encodes the rows of these tasks, without weights."""
+        check_task_types(tasks, config, described.settings)
         tokenizer = described.tokenizer if cls.reader.reads == "text" else None
         readers = {task.name: reader_of(task)(task, tokenizer, described.settings) for task in tasks}
         return EncoderRows(readers, config)
@@ -125,35 +117,34 @@ class Encoder:
         Raises:
             ConfigError: If a task is of a kind that the model cannot read, or no task is of its own kind.
         """
-        check_task_types(tasks, self.config)
+        check_task_types(tasks, self.config, self.model.config)
         settings = self.model.config
         self._readers = {task.name: reader_of(task)(task, self._tokenizer, settings) for task in tasks}
         self._rows = EncoderRows(self._readers, self.config)
         for name, reader in self._readers.items():
             drawn = derive_seed(seed, "head", name)
             if self._is_own(reader):
-                heads = new_heads(self.model, reader.outputs, seed=drawn)
+                heads = new_heads(self.model, reader.outputs, seed=drawn, fresh=self._fresh)
             else:
                 heads = {FOREIGN: linear_head(self.model, reader.outputs, seed=drawn)}
-            for head in heads.values():
-                reader.settle_head(head)
+            for child in head_names(self.model) if self._is_own(reader) else [FOREIGN]:
+                reader.settle_head(heads[child])
             self._heads[name] = heads
         self._place_heads()
 
     def _place_heads(self) -> None:
         own = {name: heads for name, heads in self._heads.items() if FOREIGN not in heads}
         self._own_order, self._foreign_order = list(own), [name for name in self._heads if name not in own]
-        for child in head_names(self.model):
+        for child in (*head_names(self.model), *self._fresh):
             self._routed[child] = RoutedHead([heads[child] for heads in own.values()])
-            setattr(self.model, child, self._routed[child])
+            self.model.set_submodule(child, self._routed[child])
         if self._foreign_order:
             self._foreign = RoutedHead([self._heads[name][FOREIGN] for name in self._foreign_order])
             self.model.add_module(FOREIGN, self._foreign)
             # In the forward pass: several processes must see there which parameters take part.
             self.model.register_forward_hook(self._add_foreign_logits)
-        for name, parameter in self.head_parameters(self._heads).items():
+        for parameter in self.head_parameters(self._heads).values():
             parameter.requires_grad_(False)
-            parameter.data = parameter.data.float() if name not in self._fresh else parameter.data
 
     def _add_foreign_logits(self, model: nn.Module, inputs: Any, outputs: Any) -> Any:
         """Puts the outputs of heads that the architecture lacks, for every token, in the place of the states.
@@ -166,10 +157,8 @@ class Encoder:
         return outputs
 
     def head_parameters(self, tasks: Iterable[str]) -> dict[str, nn.Parameter]:
-        """The parameters of the heads of these tasks, ``<task>/<name in the model>``, and those that all share."""
-        tasks = tuple(tasks)
-        shared = {name: self.model.get_parameter(name) for name in self._fresh if tasks}
-        return shared | {
+        """The parameters of the heads of these tasks, ``<task>/<name in the model>``."""
+        return {
             f"{task}/{child}.{name}": parameter
             for task in tasks
             for child, head in self._heads[task].items()
@@ -204,7 +193,7 @@ class Encoder:
                 instead=f"Choose a task whose rows are for {self.config.task_type}.",
             )
         for child, head in self._heads[task].items():
-            setattr(self.model, child, head)
+            self.model.set_submodule(child, head)
         if self._foreign is not None:
             delattr(self.model, FOREIGN)
         _name_outputs(self.model.config, reader)
@@ -255,7 +244,7 @@ class Encoder:
         labels = padded([window.labels for window in windows], IGNORED)
         ids = tuple(row.id for row in rows)
         count = sum(self._readers[row.task].counted(window) for row in rows if row.id for window in row.windows)
-        return WindowBatch(self._inputs(rows), labels, ids, count, tuple(rows), owners)
+        return WindowBatch(self._inputs(rows), labels, ids, count, tuple(rows), owners, tuple(windows))
 
     def _inputs(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         windows = [window for row in rows for window in row.windows]
@@ -290,11 +279,12 @@ class Encoder:
         sums = torch.zeros(len(batch.ids), device=batch.labels.device)
         counts = torch.zeros(len(batch.ids), dtype=torch.long, device=batch.labels.device)
         with evaluating(model):
-            for reader, at, found in self._answered(model, batch):
-                loss, count = reader.losses(found, batch.labels[at])
-                owners = torch.tensor([batch.owners[index] for index in at], device=sums.device)
-                sums.index_add_(0, owners, loss.float())
-                counts.index_add_(0, owners, count.long())
+            for piece in batch.pieces(SCORED_TOGETHER):
+                for reader, at, found in self._answered(model, piece):
+                    loss, count = reader.losses(found, piece.labels[at])
+                    owners = torch.tensor([piece.owners[index] for index in at], device=sums.device)
+                    sums.index_add_(0, owners, loss.float())
+                    counts.index_add_(0, owners, count.long())
         return sums, counts
 
     def generate(
@@ -320,16 +310,17 @@ class Encoder:
     def _lines(self, model: nn.Module, rows: Sequence[EncodedRow]) -> list[list[Answered]]:
         """For each row, what was said of each of its windows, without padding, on the CPU."""
         batch = self.collate(rows).to(next(model.parameters()).device)
-        found: dict[int, Answered] = {}
-        with evaluating(model):
-            for _, at, answered in self._answered(model, batch):
-                for line, index in enumerate(at):
-                    length = len(batch.windows[index].ids)
-                    logits = answered.logits[line : line + 1].float().cpu()
-                    found[index] = Answered(logits[:, :length] if answered.mask is not None else logits, None)
         lines: list[list[Answered]] = [[] for _ in rows]
-        for index, owner in enumerate(batch.owners):
-            lines[owner].append(found[index])
+        with evaluating(model):
+            for piece in batch.pieces(SCORED_TOGETHER):
+                found: dict[int, Answered] = {}
+                for _, at, answered in self._answered(model, piece):
+                    for line, index in enumerate(at):
+                        length = len(piece.windows[index].ids)
+                        logits = answered.logits[line : line + 1].float().cpu()
+                        found[index] = Answered(logits[:, :length] if answered.mask is not None else logits, None)
+                for index, owner in enumerate(piece.owners):
+                    lines[owner].append(found[index])
         return lines
 
     def _answered(self, model: nn.Module, batch: WindowBatch) -> list[tuple[Reader, list[int], Answered]]:
@@ -355,7 +346,8 @@ class Encoder:
         if self._is_own(reader):
             logits = reader.own_logits(outputs, tokens)[at]
         else:
-            logits = reader.foreign_logits(outputs.hidden_states[0][at][:, -tokens:])
+            assert mask is not None
+            logits = reader.foreign_logits(outputs.hidden_states[0][at][:, -tokens:], mask[at])
         logits = logits[..., : reader.outputs]
         return reader, at, Answered(logits, mask[at].bool() if mask is not None and reader.places == "token" else None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from evertune.backbones import BACKBONES
 from evertune.backbones.base import BackboneConfig
@@ -11,6 +12,9 @@ from evertune.backbones.windows import EncodedRow
 from evertune.errors import ConfigError, Problem
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Task
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
 
 
 class EncoderRows:
@@ -51,7 +55,7 @@ def reader_of(task: Task) -> type[Reader]:
     return BACKBONES.get(task.task_type).reader
 
 
-def check_task_types(tasks: Sequence[Task], config: BackboneConfig) -> None:
+def check_task_types(tasks: Sequence[Task], config: BackboneConfig, settings: PretrainedConfig) -> None:
     """Checks that an encoder can read all tasks.
 
     Raises:
@@ -77,6 +81,16 @@ def check_task_types(tasks: Sequence[Task], config: BackboneConfig) -> None:
         for task in tasks
         if task.task_type == "sequence_classification" and not task.labels
     ]
+    if settings.is_encoder_decoder:
+        problems += [
+            Problem(
+                f"task {name}",
+                f"Its rows are for {kind}, and an encoder-decoder model has the head of {config.task_type} alone.",
+                "Use an encoder, or give it a stream of its own.",
+            )
+            for name, kind in kinds.items()
+            if kind != config.task_type
+        ]
     if not problems and config.task_type not in kinds.values():
         other = next(iter(kinds.values()))
         problems = [

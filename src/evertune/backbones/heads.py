@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,17 +24,33 @@ FOREIGN = "task_heads"
 """Name of the module with the heads of tasks that the architecture has no head for."""
 
 
+class Headless:
+    """What a backbone says of heads that has none: its output layer belongs to the model."""
+
+    def head_parameters(self, tasks: Iterable[str]) -> dict[str, nn.Parameter]:
+        """None."""
+        return {}
+
+    def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
+        """There are none."""
+        assert not tensors
+
+    def head_in_model(self, task: str) -> dict[str, Tensor]:
+        """None."""
+        return {}
+
+
 class RoutedHead(nn.Module):
     """The heads of several tasks behind one name: each line of a batch goes through that of its own task.
 
     Attributes:
-        heads: One a task.
-        route: Index in `heads` for every line of the next batch, -1 for none; set before the forward pass.
+        task_heads: One a task.
+        route: Index in `task_heads` for every line of the next batch, -1 for none; set before the forward pass.
     """
 
     def __init__(self, heads: Sequence[nn.Module]) -> None:
         super().__init__()
-        self.heads = nn.ModuleList(heads)
+        self.task_heads = nn.ModuleList(heads)
         self.route: Sequence[int] = ()
 
     def forward(self, features: Tensor, *rest: Any, **options: Any) -> Tensor:
@@ -48,9 +64,11 @@ class RoutedHead(nn.Module):
         assert len(self.route) == len(features), (len(self.route), len(features))
         used = sorted(set(self.route))
         if len(used) == 1 and used[0] >= 0:
-            return self.heads[used[0]](features, *rest, **options)
+            return self.task_heads[used[0]](features, *rest, **options)
         places = {index: [at for at, one in enumerate(self.route) if one == index] for index in used}
-        found = {index: self.heads[index](features[at], *rest, **options) for index, at in places.items() if index >= 0}
+        found = {
+            index: self.task_heads[index](features[at], *rest, **options) for index, at in places.items() if index >= 0
+        }
         widest = max((each.shape[-1] for each in found.values()), default=1)
         lines: dict[int, Tensor] = {}
         for index, each in found.items():
@@ -80,13 +98,17 @@ def head_names(model: PreTrainedModel) -> list[str]:
     ]
 
 
-def new_heads(model: PreTrainedModel, labels: int, *, seed: int) -> dict[str, nn.Module]:
+def new_heads(model: PreTrainedModel, labels: int, *, seed: int, fresh: Sequence[str] = ()) -> dict[str, nn.Module]:
     """Head modules of the architecture for a number of labels, drawn as the architecture draws them.
 
     Args:
         model: Whose.
         labels: Outputs of the head.
         seed: What is drawn depends on nothing else.
+        fresh: Paths of further modules that are to be new.
+
+    Returns:
+        By path in the model, float32.
     """
     settings = copy.deepcopy(model.config)
     settings.num_labels = labels
@@ -96,8 +118,8 @@ def new_heads(model: PreTrainedModel, labels: int, *, seed: int) -> dict[str, nn
     heads: dict[str, nn.Module] = {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        for name in head_names(twin):
-            head = getattr(twin, name).to_empty(device="cpu").float()
+        for name in (*head_names(twin), *fresh):
+            head = twin.get_submodule(name).to_empty(device="cpu").float()
             for module in head.modules():
                 twin._init_weights(module)
             heads[name] = head.to(weights.device)

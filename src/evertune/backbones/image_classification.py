@@ -17,6 +17,11 @@ from evertune.streams.examples import PromptTarget
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from evertune.backbones.base import BackboneConfig
+    from evertune.backbones.encoder_rows import EncoderRows
+    from evertune.backbones.loading import Described
+    from evertune.streams.task import Task
+
 
 class ImageReader(LabelReader):
     """Images with one label each."""
@@ -37,6 +42,12 @@ class ImageClassification(Encoder):
 
     auto_class = "AutoModelForImageClassification"
     reader = ImageReader
+
+    @classmethod
+    def row_encoder(cls, config: BackboneConfig, described: Described, tasks: Sequence[Task]) -> EncoderRows:
+        """See `Encoder.row_encoder`; a damaged preprocessor_config.json is found here, not in the first batch."""
+        PixelReader.of(config, described.settings)
+        return super().row_encoder(config, described, tasks)
 
     def _inputs(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         settings: Any = self.model.config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,8 @@ from torch.nn import functional
 
 from evertune.backbones.base import IGNORED, BackboneConfig, Batch, Encoded, Identity, LossOutput
 from evertune.backbones.encoding import RowEncoder
+from evertune.backbones.families import FromPretrained
+from evertune.backbones.heads import Headless
 from evertune.errors import ConfigError, Problem
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Task
@@ -63,7 +65,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
 
 
-class LanguageModel(ABC):
+class LanguageModel(Headless, FromPretrained, ABC):
     """A model that answers prompts with text; see `evertune.backbones.base.Backbone`.
 
     Attributes:
@@ -107,20 +109,6 @@ class LanguageModel(ABC):
         return cls(config, identity, model, described.tokenizer)
 
     @classmethod
-    def describe(cls, config: BackboneConfig, *, base_dir: Path | None = None) -> Described:
-        """Configuration and tokenizer, no weights; see `evertune.backbones.loading.describe`."""
-        from evertune.backbones.loading import describe
-
-        return describe(config, base_dir=base_dir)
-
-    @classmethod
-    def skeleton(cls, config: BackboneConfig) -> nn.Module:
-        """The model without weights; see `evertune.backbones.loading.build_skeleton`."""
-        from evertune.backbones.loading import build_skeleton
-
-        return build_skeleton(config)
-
-    @classmethod
     def row_encoder(cls, config: BackboneConfig, described: Described, tasks: Sequence[Task]) -> RowEncoder:
         """What encodes rows, without weights."""
         check_text_tasks(tasks, config)
@@ -133,18 +121,6 @@ class LanguageModel(ABC):
             ConfigError: If the rows of a task are images.
         """
         check_text_tasks(tasks, self.config)
-
-    def head_parameters(self, tasks: Iterable[str]) -> dict[str, nn.Parameter]:
-        """None: the output layer belongs to the model."""
-        return {}
-
-    def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
-        """There are none."""
-        assert not tensors
-
-    def head_in_model(self, task: str) -> dict[str, Tensor]:
-        """None."""
-        return {}
 
     @cached_property
     def rows(self) -> RowEncoder:

@@ -132,8 +132,8 @@ def load_model(config: BackboneConfig, described: Described) -> tuple[PreTrained
     most likely ones whatever generation_config.json asks for.
 
     Returns:
-        The model, what it is, and the names of parameters beside its head that the weights of an encoder lack: its
-        pooler, which is then random and must learn.
+        The model, what it is, and the paths of modules beside its head that the weights of an encoder lack: its pooler,
+        which is then random and must learn.
 
     Raises:
         BackboneError: If the weights are missing, damaged, incomplete or of other shapes.
@@ -166,7 +166,7 @@ def load_model(config: BackboneConfig, described: Described) -> tuple[PreTrained
     _keep_differentiable(model)
     _switch_checkpointing(model, config)
     identity = Identity(resolved.location, resolved.kind, revision, known or fingerprint(folder), notes)
-    return model, identity, tuple(name for name in fresh if ".pooler." in f".{name}")
+    return model, identity, _fresh_modules(fresh, model.base_model_prefix)
 
 
 def _auto_class(config: BackboneConfig) -> Any:
@@ -266,6 +266,12 @@ def _fresh_parameters(model: PreTrainedModel, report: dict[str, Any], config: Ba
     ]
 
 
+def _fresh_modules(parameters: Sequence[str], encoder: str) -> tuple[str, ...]:
+    """Paths of the poolers inside an encoder that hold some of these parameters; others are part of the head."""
+    inside = [name.split(".") for name in parameters if name.startswith(f"{encoder}.")]
+    return tuple(dict.fromkeys(".".join(path[: path.index("pooler") + 1]) for path in inside if "pooler" in path))
+
+
 def _check_report(model: PreTrainedModel, report: dict[str, Any], where: str, fresh: Sequence[str]) -> list[str]:
     """Refuses weights that lack parameters or have other shapes; returns notes on superfluous ones."""
     mismatched = sorted(key for key in report["mismatched_keys"] if key[0] not in fresh)
@@ -279,6 +285,12 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], where: str, fr
         )
     parameters = {name for name, _ in model.named_parameters()} - set(fresh)
     missing = sorted(set(report["missing_keys"]) & parameters)
+    if missing and len(missing) == len(parameters) and fresh:
+        raise BackboneError(
+            f"{type(model).__name__} looks for its weights under other names than these have: none of them is found.",
+            where=where,
+            instead="Use a model of another architecture for this task type.",
+        )
     if missing:
         raise BackboneError(
             f"The weights lack {len(missing)} of the model's {len(parameters)} tensors, first `{missing[0]}`: "

@@ -27,7 +27,8 @@ LONGEST_ANSWER = 30
 class SpanReader(Reader):
     """Passages that are asked a question; one that is longer than a window is read in several that overlap.
 
-    Where a window holds no answer, the first token, ``[CLS]``, is what must be found (Devlin et al. 2019, section 4.3).
+    Where a window holds no answer, the first token, ``[CLS]``, is what must be found (Devlin et al. 2019, section 4.3);
+    the last one where tokens see only those before them.
     """
 
     places = "token"
@@ -50,7 +51,7 @@ class SpanReader(Reader):
         """See `Reader.encode`. A question longer than half a window loses its end."""
         contents = [_content(row) for row in rows]
         questions = self.text.plain([content.question for content in contents])
-        contexts = self.text.plain_with_offsets([content.context for content in contents])
+        contexts = self.with_offsets([content.context for content in contents])
         return [
             self._row(row, question, *context, limits, answers=answers)
             for row, question, context in zip(rows, questions, contexts, strict=True)
@@ -88,10 +89,14 @@ class SpanReader(Reader):
     ) -> Window:
         whole, types, begin = self.frame.pair(question, ids[cut.start : cut.stop])
         spots = (*((None,) * begin), *offsets[cut.start : cut.stop], *((None,) * len(self.frame.after)))
-        labels = (0, 0)
+        labels = (self._nowhere(whole), self._nowhere(whole))
         if place is not None and cut.start <= place[0] and place[1] < cut.stop:
             labels = (place[0] - cut.start + begin, place[1] - cut.start + begin)
         return Window(whole, labels if answers else (IGNORED, IGNORED), types, spots)
+
+    def _nowhere(self, ids: Sequence[int]) -> int:
+        """The token that stands for no answer."""
+        return len(ids) - 1 if self.looks_back_only else 0
 
     def losses(self, answered: Answered, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cross entropy of the begin and of the end over the tokens of a window."""
@@ -111,7 +116,8 @@ class SpanReader(Reader):
         best, nothing, text = float("-inf"), float("inf"), ""
         for window, line in zip(row.windows, answered, strict=True):
             starts, ends = line.logits[0].unbind(-1)
-            nothing = min(nothing, float(starts[0] + ends[0]))
+            nowhere = self._nowhere(window.ids)
+            nothing = min(nothing, float(starts[nowhere] + ends[nowhere]))
             score, begin, end = _best_span(starts, ends, [spot is not None for spot in window.spots])
             if score > best:
                 first, last = trimmed(context, window.spots[begin][0], window.spots[end][1])

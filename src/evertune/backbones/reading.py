@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,12 +16,19 @@ from evertune.backbones.base import IGNORED
 from evertune.backbones.encoding import RowEncoder
 from evertune.backbones.text_ids import TextIds
 from evertune.backbones.windows import EncodedRow, Window
-from evertune.errors import DataError, Problem
+from evertune.errors import CapabilityError, DataError, Problem
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import Task
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+
+# Whose positions begin behind the id of the padding token.
+_BEHIND_PADDING = frozenset(
+    {"roberta", "camembert", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "longformer", "mpnet", "xmod"}
+    | {"data2vec-text", "ibert", "esm", "luke", "mluke", "lilt", "layoutlmv3", "markuplm"}
+)
 
 
 @dataclass(frozen=True)
@@ -121,9 +129,45 @@ class Reader(ABC):
         logits = outputs.logits
         return logits if self.places == "line" else logits[:, -tokens:]
 
-    def foreign_logits(self, logits: Tensor) -> Tensor:
-        """Logits of this task type, of those of a head that the architecture lacks: ``(lines, tokens, outputs)``."""
-        return logits[:, 0] if self.places == "line" else logits
+    def foreign_logits(self, logits: Tensor, mask: Tensor) -> Tensor:
+        """Logits of this task type, of those of a head that the architecture lacks.
+
+        Args:
+            logits: Of every token, ``(lines, tokens, outputs)``.
+            mask: Which tokens are real, ``(lines, tokens)``.
+        """
+        if self.places == "token":
+            return logits
+        if not self.looks_back_only:
+            return logits[:, 0]
+        last = mask.long().sum(1) - 1  # the only one that has seen the whole text
+        return logits[torch.arange(len(logits), device=logits.device), last]
+
+    @cached_property
+    def looks_back_only(self) -> bool:
+        """Whether a token sees those before it alone, as in models that were made to go on writing."""
+        from transformers.models.auto import modeling_auto
+
+        name = self.settings.model_type
+        writes, fills = (
+            modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+            modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+        )
+        return name in writes and name not in fills
+
+    def with_offsets(self, texts: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """Ids of texts, and the characters that each stands for.
+
+        Raises:
+            CapabilityError: If the tokenizer cannot tell.
+        """
+        if not self.tokenizer.is_fast:
+            raise CapabilityError(
+                f"{type(self.tokenizer).__name__} does not tell which characters a token stands for.",
+                where="backbone.path",
+                instead="Use a model with a fast tokenizer (tokenizer.json).",
+            )
+        return self.text.plain_with_offsets(texts)
 
     @cached_property
     def text(self) -> TextIds:
@@ -133,14 +177,19 @@ class Reader(ABC):
     @cached_property
     def frame(self) -> Frame:
         """Special tokens around one text and around a pair."""
-        return Frame.of(self.tokenizer)
+        frame, end = Frame.of(self.tokenizer), self.tokenizer.eos_token_id
+        if self.settings.is_encoder_decoder and isinstance(end, int) and end not in frame.single:
+            return replace(frame, single=(*frame.single, end))  # where such models look for what they have read
+        return frame
 
     def limit(self, limits: Limits) -> int:
         """Tokens of a window: as asked, and no more than the model has positions."""
         positions = RowEncoder(self.tokenizer, self.settings).position_limit if self._tokenizer else None
-        if positions is not None and self.settings.model_type in ("roberta", "camembert", "xlm-roberta", "longformer"):
-            positions -= int(self.settings.pad_token_id or 0) + 1  # their positions begin behind the padding id
-        return limits.length if positions is None else min(limits.length, positions)
+        if positions is None or positions < 1:  # none, or no end (XLNet)
+            return limits.length
+        if self.settings.model_type in _BEHIND_PADDING:
+            positions -= int(self.settings.pad_token_id or 0) + 1
+        return min(limits.length, positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,9 +228,9 @@ class Frame:
             (types[inside[0]], types[inside[-1]]) if types is not None else None,
         )
 
-    def one(self, ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Ids and token types of a single text."""
-        whole = (*self.before, *ids, *self.single)
+    def one(self, ids: Sequence[int], *, begun: bool = False) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Ids and token types of a single text; one that is `begun` gets nothing in front."""
+        whole = (*(() if begun else self.before), *ids, *self.single)
         return whole, ((self.types[0],) * len(whole) if self.types else ())
 
     def pair(self, first: Sequence[int], second: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...], int]:

@@ -87,7 +87,8 @@ class SequenceReader(LabelReader):
         encoded: list[EncodedRow] = []
         for row, each in zip(rows, found, strict=True):
             assert each is not None
-            ids, types = self.frame.one(each.ids)
+            # The chat template of a conversation begins it by itself.
+            ids, types = self.frame.one(each.ids, begun=bool(row.messages))
             window = whole_window(ids, types, (self.label_index(row) if answers else IGNORED,))
             encoded.append(EncodedRow(row.id, ids, (), each.cut, False, self.task.name, row, (window,)))
         return encoded

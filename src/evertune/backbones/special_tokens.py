@@ -99,7 +99,7 @@ def settle_padding(tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfi
             where=tokenizer.name_or_path,
             instead="Set `pad_token` in tokenizer_config.json.",
         )
-    pad = _settle_pad(tokenizer, {"config.json": text}, text.vocab_size, notes)
+    pad = _settle_pad(tokenizer, {"config.json": text}, getattr(text, "vocab_size", None) or len(tokenizer), notes)
     bos: Any = tokenizer.bos_token_id
     return SpecialTokens(bos, None, pad, (), tuple(notes))
 

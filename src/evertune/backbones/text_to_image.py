@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from evertune.backbones.base import BackboneConfig, Encoded, Identity, LossOutput
+from evertune.backbones.heads import Headless
 from evertune.backbones.language_model import evaluating
 from evertune.backbones.pixels import PixelReader
 from evertune.backbones.reading import Reader
@@ -32,7 +33,7 @@ DRAWN_STEPS = 20
 """Steps in which a sampled image is freed from noise."""
 
 
-class TextToImage:
+class TextToImage(Headless):
     """A latent diffusion model (Rombach et al. 2022, arXiv:2112.10752) whose UNet learns; the rest stays.
 
     Attributes:
@@ -102,18 +103,6 @@ class TextToImage:
         """
         check_captions(tasks)
 
-    def head_parameters(self, tasks: Iterable[str]) -> dict[str, nn.Parameter]:
-        """None."""
-        return {}
-
-    def load_heads(self, tensors: Mapping[str, Tensor]) -> None:
-        """There are none."""
-        assert not tensors
-
-    def head_in_model(self, task: str) -> dict[str, Tensor]:
-        """None."""
-        return {}
-
     # Rows ------------------------------------------------------------------------------------------------------------
 
     def encode(
@@ -138,7 +127,8 @@ class TextToImage:
         labels = torch.zeros(len(rows), 1, dtype=torch.long)
         owners = tuple(range(len(rows)))
         inputs = {"pixel_values": pixels, "input_ids": ids}
-        return WindowBatch(inputs, labels, tuple(row.id for row in rows), count, tuple(rows), owners)
+        windows = tuple(row.windows[0] for row in rows)
+        return WindowBatch(inputs, labels, tuple(row.id for row in rows), count, tuple(rows), owners, windows)
 
     @property
     def _pixels(self) -> PixelReader:
@@ -167,8 +157,9 @@ class TextToImage:
         """
         device = batch.labels.device
         if model.training:
-            noise = torch.randn(len(batch.ids), *self._shape, device=device)
-            times = torch.randint(self._times, (len(batch.ids),), device=device)
+            # Row by row, so that what a row gets does not depend on how a step is split into batches.
+            drawn = [(torch.randn(self._shape), torch.randint(self._times, ())) for _ in batch.ids]
+            noise, times = (torch.stack(each).to(device) for each in zip(*drawn, strict=True))
         else:
             noise, times = self._own_noise(batch, 0, device)
         errors = self._errors(model, batch, noise, times)

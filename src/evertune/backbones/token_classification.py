@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from itertools import accumulate
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 from torch.nn import functional
@@ -80,13 +82,24 @@ class TokenReader(Reader):
             (*framed[0], *spots, *framed[1]),
         )
 
-    def _pieces(self, tokens: Sequence[str]) -> tuple[list[int], list[tuple[int, bool]]]:
-        """Ids of all pieces of the words, and for each piece its word and whether it is the word's first."""
-        given: Any = {"add_special_tokens": False, "split_special_tokens": True, "verbose": False}
-        found = self.tokenizer(list(tokens), is_split_into_words=True, **given)
-        of_words = [word for word in found.word_ids() if word is not None]
-        pieces = [(word, at == 0 or of_words[at - 1] != word) for at, word in enumerate(of_words)]
-        return list(found["input_ids"]), pieces
+    def _pieces(self, tokens: Sequence[str]) -> tuple[list[int], list[tuple[int | None, bool]]]:
+        """Ids of all pieces of the sentence, and for each its word and whether it is the word's first.
+
+        The sentence is one text, so that a word begins as it does in running text: with its space, where that counts.
+        """
+        [(ids, offsets)] = self.with_offsets([" ".join(tokens)])
+        ends = list(accumulate(len(token) + 1 for token in tokens))  # behind the space after each word
+        pieces: list[tuple[int | None, bool]] = []
+        seen: set[int] = set()
+        for start, stop in offsets:
+            # The last character decides: a piece may begin with the space before its word.
+            word = bisect_right(ends, stop - 1) if stop > start else None
+            if word is not None and word < len(tokens) and stop > ends[word] - 1:
+                word = None  # a space alone
+            pieces.append((word, word is not None and word not in seen))
+            if word is not None:
+                seen.add(word)
+        return ids, pieces
 
     def losses(self, answered: Answered, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cross entropy of the tags, summed over the words of a window."""

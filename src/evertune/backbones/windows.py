@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -64,15 +65,24 @@ class WindowBatch(Batch):
     Attributes:
         rows: The rows.
         owners: Index in `rows` of every window's row.
+        windows: The windows themselves.
     """
 
     rows: tuple[EncodedRow, ...] = ()
     owners: tuple[int, ...] = ()
+    windows: tuple[Window, ...] = ()
 
-    @property
-    def windows(self) -> list[Window]:
-        """All windows, in order."""
-        return [window for row in self.rows for window in row.windows]
+    def pieces(self, most: int) -> Iterator[WindowBatch]:
+        """The same windows, `most` at a time and no longer than they are; `owners` still count the rows of all."""
+        for start in range(0, len(self.windows), most):
+            part = slice(start, start + most)
+            windows = self.windows[part]
+            longest = max(len(window.ids) for window in windows)
+            # Images have no length.
+            inputs = {name: each[part, :longest] if longest else each[part] for name, each in self.inputs.items()}
+            yield dataclasses.replace(
+                self, inputs=inputs, labels=self.labels[part], owners=self.owners[part], windows=windows
+            )
 
     def real_tokens(self, hidden: Tensor, module_path: str) -> Tensor:
         """See `Batch.real_tokens`; every place of an image is real."""
@@ -81,11 +91,6 @@ class WindowBatch(Batch):
         if mask is None:
             return hidden[filled].flatten(0, 1)
         return hidden[mask.bool() & filled[:, None]]
-
-
-def row_of(window: Window, row: PromptTarget, task: str) -> EncodedRow:
-    """A row of one window."""
-    return EncodedRow(row.id, window.ids, (), task=task, row=row, windows=(window,))
 
 
 def without_labels(row: EncodedRow, ignored: int) -> EncodedRow:

@@ -10,9 +10,11 @@ import torch
 from torch.nn import functional
 
 from evertune.backbones import BACKBONES
+from evertune.backbones.argument_extraction import spans_of
 from evertune.backbones.base import BackboneConfig
 from evertune.backbones.encoder import Encoder
 from evertune.backbones.windows import EncodedRow
+from evertune.errors import ConfigError
 from evertune.streams.task import Task
 
 from .encoder_tasks import events, labelled, passages, pictures, tagged
@@ -261,3 +263,112 @@ def test_images_cost_what_transformers_says(tmp_path) -> None:
     torch.testing.assert_close(ours.sum / batch.count, loss)
     learn(backbone, [task], 80, rate=1e-3)
     assert backbone.generate(backbone.model, rows) == [row.target for row in task.train[:4]]
+
+
+def test_a_begin_counts_with_the_nearest_end_that_counts() -> None:
+    begins, ends = [0.29, 0.4, 0.0, 0.0, 0.9], [0.0, 0.0, 0.29, 0.5, 0.0]
+    assert list(spans_of(begins, ends)) == [(1, 3, 0.2)]
+
+
+def test_many_windows_are_scored_in_pieces_that_change_nothing(monkeypatch) -> None:
+    from evertune.backbones import encoder
+
+    task = passages("one")
+    backbone = prepared("question_answering", task)
+    rows = encode(backbone, task)[:6]
+    batch = backbone.collate(rows)
+    whole = backbone.answer_loss(backbone.model, batch)
+    answers = backbone.generate(backbone.model, rows)
+    monkeypatch.setattr(encoder, "SCORED_TOGETHER", 3)
+    assert len(batch.windows) > 9
+    pieces = backbone.answer_loss(backbone.model, batch)
+    torch.testing.assert_close(pieces[0], whole[0], rtol=1e-4, atol=1e-4)
+    assert torch.equal(pieces[1], whole[1])
+    assert backbone.generate(backbone.model, rows) == answers
+
+
+def _saved(folder, settings, tokenizer_of: str = "tiny-bert") -> str:
+    """A random model of an architecture with the tokenizer of a built-in one."""
+    from transformers import AutoModel, AutoTokenizer
+
+    from evertune.backbones.builtin import builtin_folder
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(builtin_folder(tokenizer_of))
+    settings.vocab_size, settings.pad_token_id = len(tokenizer), tokenizer.pad_token_id
+    AutoModel.from_config(settings).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_head_in_two_parts_with_a_pooler_of_its_own(tmp_path) -> None:
+    from transformers import DebertaV2Config
+
+    settings = DebertaV2Config(
+        hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, pooler_hidden_size=32
+    )
+    task = labelled("notes", ["a", "b"])
+    backbone = prepared("sequence_classification", task, path=_saved(tmp_path, settings))
+    output = backbone.loss(backbone.model, backbone.collate(encode(backbone, task)[:3]))
+    assert {name.split("/")[1].split(".")[0] for name in backbone.head_parameters(["notes"])} == {
+        "pooler",
+        "classifier",
+    }
+    assert float(output.sum) > 0
+
+
+def test_an_encoder_decoder_is_given_the_end_that_it_looks_for(tmp_path) -> None:
+    task = labelled("notes", ["a", "b"])
+    backbone = prepared("sequence_classification", task, path="builtin:tiny-t5")
+    learn(backbone, [task], 2)
+    assert all(row.windows[0].ids[-1] == backbone.tokenizer.eos_token_id for row in encode(backbone, task))
+    with pytest.raises(ConfigError, match="has the head of sequence_classification alone"):
+        prepared("sequence_classification", task, tagged("names"), path="builtin:tiny-t5")
+
+
+def test_where_tokens_see_only_those_before_them_the_last_one_speaks() -> None:
+    own, foreign = tagged("names"), labelled("notes", ["a", "b"])
+    backbone = prepared("token_classification", own, foreign, path="builtin:tiny-llama")
+    rows = encode(backbone, foreign)[:4]
+    scores = backbone.label_scores(backbone.model, rows, [(0,), (1,)])
+    assert len({round(float(score), 4) for score in scores[:, 0]}) == 4, "rows that begin alike must differ"
+    head = backbone._heads["notes"]["task_heads"]
+    with torch.no_grad():
+        ids = torch.tensor([rows[0].windows[0].ids])
+        states = backbone.model.model(input_ids=ids).last_hidden_state
+        expected = head(states[0, -1]).log_softmax(-1)
+    torch.testing.assert_close(scores[0], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_words_are_read_as_in_running_text(tmp_path) -> None:
+    from transformers import RobertaConfig
+
+    from .conftest import train_tokenizer
+
+    tokenizer = train_tokenizer(frame="<s> $A </s>")
+    torch.manual_seed(0)
+    from transformers import RobertaModel
+
+    settings = RobertaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_position_embeddings=66,
+        pad_token_id=0,
+    )
+    RobertaModel(settings).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    task = tagged("names")
+    backbone = prepared("token_classification", task, path=str(tmp_path))
+    row = encode(backbone, task)[0]
+    [window] = row.windows
+    words = row.row.content.tokens
+    assert list(window.ids[1:-1]) == tokenizer(" ".join(words), add_special_tokens=False)["input_ids"]
+    firsts = {word: at for at, word in enumerate(window.spots) if word is not None}
+    assert sorted(firsts) == list(range(len(words)))
+    for word, at in firsts.items():
+        piece = tokenizer.decode([window.ids[at]])
+        assert words[word].startswith(piece.strip())
+        assert piece.strip()

@@ -57,7 +57,7 @@ def test_only_the_heads_of_a_batch_get_a_gradient() -> None:
     routed = RoutedHead([nn.Linear(8, 2) for _ in range(3)])
     routed.route = [1, 1, 2]
     routed(torch.randn(3, 8)).sum().backward()
-    assert [head.weight.grad is None for head in routed.heads] == [True, False, False]
+    assert [head.weight.grad is None for head in routed.task_heads] == [True, False, False]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,9 @@ def test_what_is_said_of_heads() -> None:
     assert head_line(dict(nn.Linear(768, 2).named_parameters())) == "heads trained: 2, 1 538 parameters"
 
 
-def test_a_pooler_that_the_weights_lack_learns_with_the_heads(tmp_path) -> None:
+@pytest.fixture
+def without_pooler(tmp_path):
+    """The folder of a BERT whose weights come from filling gaps alone."""
     from safetensors.torch import load_file, save_file
 
     from evertune.backbones.builtin import builtin_folder
@@ -122,11 +124,23 @@ def test_a_pooler_that_the_weights_lack_learns_with_the_heads(tmp_path) -> None:
         (tmp_path / file.name).write_bytes(file.read_bytes())
     weights = load_file(tmp_path / "model.safetensors")
     save_file({k: v for k, v in weights.items() if "pooler" not in k}, tmp_path / "model.safetensors", {"format": "pt"})
-    backbone = BACKBONES.get("sequence_classification").load(
-        BackboneConfig(path=str(tmp_path), task_type="sequence_classification")
-    )
-    backbone.prepare([labelled("one", ["a", "b"])], seed=1)
-    assert {"bert.pooler.dense.weight", "bert.pooler.dense.bias"} <= set(backbone.head_parameters(["one"]))
+    return tmp_path
+
+
+def test_a_pooler_that_the_weights_lack_is_a_part_of_every_head(without_pooler) -> None:
+    config = BackboneConfig(path=str(without_pooler), task_type="sequence_classification", dtype="bfloat16")
+    tasks = [labelled("one", ["a", "b"]), labelled("two", ["a", "b"])]
+
+    def heads(*chosen):
+        backbone = BACKBONES.get("sequence_classification").load(config)
+        backbone.prepare(chosen, seed=1)
+        return backbone.head_parameters([task.name for task in chosen])
+
+    both, alone = heads(*tasks), heads(tasks[1])
+    assert {f"{task}/bert.pooler.dense.weight" for task in ("one", "two")} <= set(both)
+    assert all(torch.equal(both[name], alone[name]) for name in alone), "drawn from the seed and the task alone"
+    assert {parameter.dtype for parameter in both.values()} == {torch.float32}
+    assert not torch.equal(both["one/bert.pooler.dense.weight"], both["two/bert.pooler.dense.weight"])
 
 
 @pytest.mark.parametrize(

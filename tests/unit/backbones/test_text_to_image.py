@@ -57,7 +57,8 @@ def test_the_loss_is_the_squared_error_of_the_noise(backbone: TextToImage) -> No
     torch.manual_seed(5)
     ours = backbone.loss(backbone.model, batch)
     torch.manual_seed(5)
-    noise, times = torch.randn(3, 4, SIDE, SIDE), torch.randint(100, (3,))
+    drawn = [(torch.randn(4, SIDE, SIDE), torch.randint(100, ())) for _ in range(3)]
+    noise, times = (torch.stack(each) for each in zip(*drawn, strict=True))
     parts = backbone._parts
     with torch.no_grad():
         latents = parts.vae.encode(batch.inputs["pixel_values"]).latent_dist.mean * parts.vae.config.scaling_factor
