@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from evertune.adapters.kinds import FULL, NONE
 from evertune.adapters.reading import with_adapter
 from evertune.adapters.spec import HEADS_FILE
 from evertune.backbones import BACKBONES
@@ -118,6 +119,12 @@ def _check_adapter_form(restored: RestoredStage, task: int) -> None:
     if restored.bank.change is not None:
         raise CapabilityError(
             "This run changed weights of the base model, which an adapter cannot hold.",
+            where="--as adapter",
+            instead="Write `--as merged`.",
+        )
+    if restored.settings.adapter.kind in (FULL, NONE):
+        raise CapabilityError(
+            f"What learnt with `kind: {restored.settings.adapter.kind}` is no adapter of peft.",
             where="--as adapter",
             instead="Write `--as merged`.",
         )

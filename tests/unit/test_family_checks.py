@@ -75,10 +75,15 @@ def test_osf_ranks_are_shares_or_whole_numbers(tmp_path: Path) -> None:
         check_adapter(settings(tmp_path, method="osf", adapter={**QUERIES, "kind": "osf", "effective_rank": rank}))
 
 
-def test_replay_goes_with_any_kind_of_adapter_that_another_method_wants(tmp_path: Path) -> None:
-    check_adapter(settings(tmp_path, method=["osf", "replay"], adapter={**QUERIES, "kind": "osf"}))
-    with pytest.raises(InputError, match="method replay does not work with adapters of the kind `osf`"):
-        settings(tmp_path, method="replay", adapter={**QUERIES, "kind": "osf"})
+def test_a_method_says_what_it_needs_of_adapters(tmp_path: Path) -> None:
+    for method in ("replay", ["osf", "replay"]):
+        check_adapter(settings(tmp_path, method=method, adapter={**QUERIES, "kind": "osf"}))
+    with pytest.raises(InputError, match="method osf splits weights by their singular directions, but adapters of the"):
+        settings(tmp_path, method=["osf", "replay"], adapter={**QUERIES, "kind": "oft"})
+    with pytest.raises(InputError, match="method o-lora works on the low-rank factors of the adapters, but adapters"):
+        settings(tmp_path, method="o-lora", adapter={**QUERIES, "kind": "osf"})
+    with pytest.raises(InputError, match="method inc-lora adds the changes of several adapters, but one set of virtual"):
+        settings(tmp_path, method="inc-lora", adapter={"kind": "prompt_tuning"})
 
 
 def test_a_quantised_model_is_refused_only_where_its_weights_would_change(tmp_path: Path) -> None:

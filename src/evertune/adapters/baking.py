@@ -1,7 +1,8 @@
 """Finished adapters at a cost that does not grow with their number.
 
 Two ways behind one call: baked into the base weights in memory or, where those cannot be written (quantised or tied
-ones), stacked into one frozen adapter of a higher rank. Either computes base + the sum of the changes, in order.
+ones), stacked into one frozen adapter of a higher rank. Either computes base + the sum of the changes, in order. Kinds
+whose change is no sum are left to peft.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from evertune.adapters.kinds import build_config
 from evertune.adapters.layers import Layers, stacked_factors
+from evertune.adapters.peft_config import build_config
 from evertune.adapters.spec import AdapterSpec
 from evertune.adapters.summary import base_copies
 from evertune.adapters.targets import Targets
@@ -98,6 +99,18 @@ class Stacked:
             layer.lora_A[STACKED].weight.copy_(factors.A)  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
             layer.lora_B[STACKED].weight.copy_(factors.B)  # pyright: ignore[reportIndexIssue, reportAttributeAccessIssue]
         return (STACKED,)
+
+    def held_bytes(self) -> dict[str, int]:
+        """See `FrozenSum.held_bytes`: all of it is in the model."""
+        return {}
+
+
+class Native:
+    """Leaves frozen adapters to peft, which computes them one by one: a step costs more with every one of them."""
+
+    def show(self, names: Sequence[str]) -> tuple[str, ...]:
+        """See `FrozenSum.show`."""
+        return tuple(names)
 
     def held_bytes(self) -> dict[str, int]:
         """See `FrozenSum.held_bytes`: all of it is in the model."""

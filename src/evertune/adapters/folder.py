@@ -19,15 +19,21 @@ from evertune.errors import CheckpointError, Problem
 from evertune.files import read_json, read_tensors
 
 CONFIG, WEIGHTS, OURS = "adapter_config.json", "adapter_model.safetensors", "evertune.json"
+# What an adapter needs to learn on, where the file that others read holds only what came of it.
+TRAINING = "training.safetensors"
+_TASKS_WITH_HEADS = ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS")
 
 # Options that do not change what an adapter computes, or that are compared apart from the rest.
 _FREE = frozenset(
     {"task_type", "peft_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode"}
     | {"r", "lora_alpha", "use_rslora", "lora_dropout", "init_lora_weights", "eva_config", "runtime_config"}
+    | {"corda_config", "lora_ga_config", "loftq_config", "feedforward_modules"}
     | {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"}
 )
+# Of AdaLoRA: what came of the ranks, and over how many steps.
+_LEARNT = frozenset({"rank_pattern", "total_step"})
 # Other ways to initialise change the base weights too: such an adapter means something else on the base as it is.
-_PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva")
+_PLAIN_INITIALISATIONS = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,7 @@ class AdapterFolder:
         tensors: The content of ``adapter_model.safetensors``, on the CPU.
         base: The model that it says it belongs to.
         below: The adapters that it was learnt on top of, and without which it means something else.
+        training: The content of ``training.safetensors``; None if there is none.
     """
 
     path: Path
@@ -80,6 +87,7 @@ class AdapterFolder:
     tensors: Mapping[str, Tensor]
     base: BaseModel
     below: tuple[str, ...] = ()
+    training: Mapping[str, Tensor] | None = None
 
     @property
     def scaling(self) -> float:
@@ -96,6 +104,7 @@ def write_adapter(
     base: BaseModel,
     *,
     below: Sequence[str] = (),
+    changes: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes a standard peft folder, and in a file of ours what peft has no place for.
 
@@ -105,19 +114,47 @@ def write_adapter(
         tensors: By their keys in a peft file.
         base: Goes into the configuration.
         below: As `AdapterFolder.below`.
+        changes: Fields of the configuration that have other values in the file.
     """
     folder.mkdir(parents=True, exist_ok=True)
     # Through memory, so that a full disk is an OSError, as everywhere.
     (folder / WEIGHTS).write_bytes(save(dict(tensors), metadata={"format": "pt"}))
-    values = {**config.to_dict(), "base_model_name_or_path": base.path, "inference_mode": True}
+    values = {**config.to_dict(), "base_model_name_or_path": base.path, "inference_mode": True, **(changes or {})}
     # peft's sets have another order in every process.
     values = {key: sorted(value) if isinstance(value, set) else value for key, value in values.items()}
     (folder / CONFIG).write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_ours(folder, base, {"below": list(below)} if below else {})
+
+
+def write_ours(folder: Path, base: BaseModel, more: Mapping[str, Any]) -> None:
+    """Writes what peft has no place for, if there is anything."""
     ours: dict[str, Any] = {"base_model": dataclasses.asdict(base)} if base.fingerprint else {}
-    if below:
-        ours["below"] = list(below)
+    ours |= more
     if ours:
         (folder / OURS).write_text(json.dumps(ours, indent=2) + "\n", encoding="utf-8")
+
+
+def read_ours(folder: Path) -> tuple[dict[str, Any], BaseModel]:
+    """What `write_ours` wrote, and the model that it names; both empty if there is none."""
+    held = read_json(folder / OURS) if (folder / OURS).exists() else {}
+    held = held if isinstance(held, dict) else {}
+    named = held.get("base_model")
+    named = named if isinstance(named, dict) else {}
+    return held, BaseModel(str(named.get("path") or ""), str(named.get("fingerprint") or ""))
+
+
+def head_tensors(heads: Mapping[str, Tensor], *, prompts: bool, encoder: str) -> tuple[dict[str, Tensor], list[str]]:
+    """Heads as peft keeps them in the file of an adapter, and the modules that it must be told of.
+
+    Args:
+        heads: By their names in the model: ``classifier.weight``.
+        prompts: Whether the adapter is one of virtual tokens, whose wrapper holds the model one level higher.
+        encoder: What the model calls its encoder: of that, modules that learn with the heads (a pooler) are named.
+    """
+    prefix = "base_model." if prompts else "base_model.model."
+    inside = f"{encoder}."
+    modules = sorted({name.rpartition(".")[0] if name.startswith(inside) else name.partition(".")[0] for name in heads})
+    return {f"{prefix}{name}": head.detach().cpu().contiguous() for name, head in heads.items()}, modules
 
 
 def read_adapter(folder: Path) -> AdapterFolder:
@@ -133,9 +170,25 @@ def read_adapter(folder: Path) -> AdapterFolder:
             where=str(folder),
             instead=f"Load it with peft where you trust it and save it again: that writes `{WEIGHTS}`.",
         )
-    below = _ours(folder).get("below")
+    ours, _ = read_ours(folder)
+    below = ours.get("below")
     names = tuple(map(str, below)) if isinstance(below, list) else ()
-    return AdapterFolder(folder, config, read_tensors(folder / WEIGHTS), base, names)
+    training = read_tensors(folder / TRAINING) if (folder / TRAINING).exists() else None
+    config, tensors = _without_heads(config, read_tensors(folder / WEIGHTS), ours)
+    return AdapterFolder(folder, config, tensors, base, names, training)
+
+
+def _without_heads(
+    config: dict[str, Any], tensors: dict[str, Tensor], ours: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """An adapter without the heads of its task, which belong to none here."""
+    modules = ours.get("heads") or (
+        config.get("modules_to_save") if config.get("task_type") in _TASKS_WITH_HEADS else None
+    )
+    if not modules:
+        return config, tensors
+    heads = tuple(f"{prefix}{name}." for prefix in ("base_model.", "base_model.model.") for name in modules)
+    return {**config, "modules_to_save": None}, {k: t for k, t in tensors.items() if not k.startswith(heads)}
 
 
 def read_adapter_config(folder: Path) -> tuple[dict[str, Any], BaseModel]:
@@ -156,14 +209,8 @@ def read_adapter_config(folder: Path) -> tuple[dict[str, Any], BaseModel]:
             where=str(folder / CONFIG),
             instead="Choose a folder that peft or Evertune saved.",
         )
-    named = _ours(folder).get("base_model")
-    fingerprint = str(named.get("fingerprint", "")) if isinstance(named, dict) else ""
-    return config, BaseModel(str(config.get("base_model_name_or_path") or ""), fingerprint)
-
-
-def _ours(folder: Path) -> dict[str, Any]:
-    held = read_json(folder / OURS) if (folder / OURS).exists() else {}
-    return held if isinstance(held, dict) else {}
+    _, named = read_ours(folder)
+    return config, BaseModel(str(config.get("base_model_name_or_path") or ""), named.fingerprint)
 
 
 def check_config(found: AdapterFolder, expected: PeftConfig, base: BaseModel, *, exactly: bool) -> None:
@@ -223,11 +270,10 @@ def find_adapter(folder: Path) -> Path:
         CheckpointError: If a stage has several adapters, or has changed weights of the base model beside.
     """
     _refuse_changed_base(folder)
-    if (folder / CONFIG).exists():
-        return folder
-    if (folder / "adapter" / CONFIG).exists():
-        return folder / "adapter"
-    several = sorted(path.parent for path in folder.glob(f"adapters/*/{CONFIG}"))
+    for place in (folder, folder / "adapter"):
+        if (place / CONFIG).exists() or (place / OURS).exists():
+            return place
+    several = sorted({path.parent for name in (CONFIG, OURS) for path in folder.glob(f"adapters/*/{name}")})
     if len(several) > 1:
         names = ", ".join(f"`{path.relative_to(folder)}`" for path in several)
         raise CheckpointError(
@@ -263,19 +309,28 @@ def _base_problems(found: AdapterFolder, base: BaseModel, *, exactly: bool) -> I
 def _option_problems(
     theirs: Mapping[str, Any], ours: Mapping[str, Any], where: str, *, exactly: bool
 ) -> Iterator[Problem]:
-    compared = ["r", "lora_alpha", "use_rslora"] if exactly else ["r"]
+    # Of plain low-rank changes, another scaling can be taken into B.
+    compared = ["r", "lora_alpha", "use_rslora"] if exactly or theirs["peft_type"] != "LORA" else ["r"]
     for option in compared:
         if option in ours and (theirs.get(option) or None) != (ours[option] or None):
             yield Problem(where, f"`{option}` is {theirs.get(option)} there and {ours[option]} here.", "")
-    if not isinstance(theirs.get("lora_alpha", 0), int | float):
+    if theirs["peft_type"] == "LORA" and not isinstance(theirs.get("lora_alpha", 0), int | float):
         yield Problem(where, f"`lora_alpha` is {theirs['lora_alpha']!r}, which is not a number.")
     if theirs.get("init_lora_weights", True) not in _PLAIN_INITIALISATIONS:
         what = f"`init_lora_weights: {theirs['init_lora_weights']}` also changed the base model's weights."
         yield Problem(where, what, "Convert it to a plain adapter with peft first.")
-    for option in sorted(theirs.keys() - _FREE):
+    free = _FREE | (_LEARNT if theirs["peft_type"] == "ADALORA" else set())
+    for option in sorted(theirs.keys() - free):
         # An option that peft does not know here is taken as off when its value says so.
-        if (theirs[option] or None) != (ours.get(option) or None):
+        if _alike(theirs[option]) != _alike(ours.get(option)):
             yield Problem(where, f"`{option}` is {theirs[option]} there and {ours.get(option)} here.", "")
+
+
+def _alike(value: Any) -> Any:
+    """A value such that those that mean the same are equal: what is empty is off, and sets have no order."""
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    return list(value) if isinstance(value, tuple) else value or None
 
 
 def _last_part(path: str) -> str:

@@ -57,25 +57,6 @@ def tuner_layers(model: nn.Module) -> dict[str, BaseTunerLayer]:
     return {path: module for path, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
 
 
-def adapter_parameters(layers: Layers, name: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """The parameters of one adapter with the keys that they have in a peft file.
-
-    Args:
-        layers: As `tuner_layers` returns.
-        name: The adapter, as peft knows it.
-    """
-    for path, layer in layers.items():
-        for attribute in layer.adapter_layer_names:
-            held = getattr(layer, attribute)
-            if name not in held:
-                continue
-            key = f"base_model.model.{path}.{attribute}"
-            if isinstance(held[name], nn.Parameter):
-                yield key, held[name]
-            else:
-                yield from ((f"{key}.{suffix}", parameter) for suffix, parameter in held[name].named_parameters())
-
-
 @torch.no_grad()
 def stacked_factors(layers: Layers, names: Sequence[str]) -> dict[str, PastFactors]:
     """The low-rank factors of several LoRA adapters, stacked in the order of `names`; copies, without gradient.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -35,3 +36,21 @@ def held_constant(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+def grouped(learning: Mapping[str, nn.Parameter], learning_rate: float, ratio: float | None) -> list[dict[str, Any]]:
+    """What learns as groups for an optimiser: one, or with LoRA+ two of which B's is the faster.
+
+    Args:
+        learning: Parameters by their names in the model.
+        learning_rate: Of all but B.
+        ratio: How many times faster B learns; None for one group.
+    """
+    if ratio is None:
+        return [{"params": list(learning.values())}]
+    faster = {key for key in learning if ".lora_B." in key or ".lora_embedding_B." in key}
+    groups = [
+        {"params": [held for key, held in learning.items() if key not in faster]},
+        {"params": [held for key, held in learning.items() if key in faster], "lr": learning_rate * ratio},
+    ]
+    return [group for group in groups if group["params"]]

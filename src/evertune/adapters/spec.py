@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Lt
 
 # How far base weights are from the base model, in the folder of a stage: its adapters build on it.
 BASE_CHANGE = "delta.safetensors"
+# The heads of an encoder, in the folder of a stage.
+HEADS_FILE = "heads.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSpec:
     """The adapters of a run: all have the same kind and shape.
 
+    The other fields of peft's configuration class are written among these keys, by their names; in Python they are the
+    mapping `options`. `notes` are sentences to say aloud about how `config` was read.
+
     Attributes:
-        kind: Name in `evertune.adapters.kinds.ADAPTERS`.
-        r: Rank.
+        kind: Name in `evertune.adapters.kinds.KINDS`: a method of peft in small letters, ``full`` or ``none``.
+        r: Rank. This and the three below are those of ``lora``; other kinds have the defaults of peft.
         lora_alpha: Numerator of the scaling ``lora_alpha / r`` (``lora_alpha / sqrt(r)`` with `use_rslora`).
         lora_dropout: Dropout on the adapter's input, while training.
         use_rslora: Scale by the square root of the rank (Kalajdzievski 2023).
@@ -30,6 +36,10 @@ class AdapterSpec:
             fraction (below 1) of the smaller side of the weight, or a number. None for half.
         start_from: A peft folder, or ``RUN/stages/NN-task``: its weights initialise the first adapter. A folder of the
             released O-LoRA, N-LoRA or GORP code (with ``r_sum``) becomes a frozen adapter below those of the run.
+        config: An ``adapter_config.json`` of peft, or the folder that holds one: kind, options and targets are read
+            from it, and other keys written beside it count more.
+        loraplus_lr_ratio: Of kind ``lora``: how many times faster B learns than A (LoRA+, Hayou et al. 2024; 16 there).
+        lora_fa: Of kind ``lora``: A stays as it was drawn and only B learns (LoRA-FA, Zhang et al. 2023).
     """
 
     kind: str = "lora"
@@ -42,10 +52,15 @@ class AdapterSpec:
     num_frozen_layers: Annotated[int, Ge(0)] = 0
     effective_rank: Annotated[float, Gt(0)] | None = None
     start_from: Path | None = None
+    config: Path | None = None
+    loraplus_lr_ratio: Annotated[float, Gt(0)] | None = None
+    lora_fa: bool = False
+    options: Mapping[str, Any] = field(default_factory=dict, metadata={"written": False})
+    notes: tuple[str, ...] = field(default=(), compare=False, metadata={"written": False})
 
     def exact(self, rank: int) -> AdapterSpec:
         """Adapters on the same modules that add ``B A`` as it is: of this rank, with scaling 1 and without dropout."""
-        return replace(self, r=rank, lora_alpha=rank, use_rslora=False, lora_dropout=0.0)
+        return replace(self, r=rank, lora_alpha=rank, use_rslora=False, lora_dropout=0.0, options={})
 
 
 @dataclass(frozen=True)

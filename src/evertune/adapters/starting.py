@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from peft import PeftConfig
-
-from evertune.adapters.folder import CONFIG, AdapterFolder, BaseModel, check_config, find_adapter, read_adapter
+from evertune.adapters.filing import Filing
+from evertune.adapters.folder import CONFIG, AdapterFolder, check_config, find_adapter, read_adapter
+from evertune.adapters.kinds import FULL, NONE
 from evertune.adapters.released import is_released, read_released
 from evertune.adapters.spec import AdapterSpec
+from evertune.adapters.targets import Targets
 from evertune.errors import CheckpointError
 
 
@@ -26,7 +27,7 @@ class Start:
     spec: AdapterSpec
 
 
-def read_start(folder: Path, spec: AdapterSpec, config: PeftConfig, base: BaseModel) -> Start:
+def read_start(folder: Path, spec: AdapterSpec, filing: Filing, targets: Targets) -> Start:
     """Reads a peft folder, or the only adapter of a stage of a run.
 
     Another ``lora_alpha`` than here is folded into B. A folder of the released codes (`evertune.adapters.released`)
@@ -35,13 +36,16 @@ def read_start(folder: Path, spec: AdapterSpec, config: PeftConfig, base: BaseMo
     Args:
         folder: The folder.
         spec: The adapters here.
-        config: Their configuration.
-        base: The model here.
+        filing: How they are read.
+        targets: Where they sit.
 
     Raises:
         CheckpointError: If it is damaged, does not fit, or computes something else without what it was learnt with.
     """
     place = find_adapter(folder)
+    if spec.kind in (FULL, NONE):
+        return Start(filing.read(place, spec, targets), spec)
+    config, base = filing.config(spec, targets), filing.base
     if is_released(place):
         released = read_released(place)
         alike = {**released.found.config, "r": config.to_dict().get("r")}  # ranks may differ
@@ -55,6 +59,8 @@ def read_start(folder: Path, spec: AdapterSpec, config: PeftConfig, base: BaseMo
             instead="Write all of them as one adapter with `evertune export`, and start from that.",
         )
     check_config(found, config, base, exactly=False)
+    if spec.kind != "lora":
+        return Start(found, spec)
     factor = found.scaling / AdapterFolder(folder, config.to_dict(), {}, base).scaling
     scaled = {key: tensor.float() * factor if ".lora_B." in key else tensor for key, tensor in found.tensors.items()}
     return Start(replace(found, tensors=scaled), spec)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from evertune.adapters import roles
+from evertune.adapters.kinds import DEFAULT_TARGET, kind_of
 from evertune.adapters.spec import AdapterSpec
 from evertune.errors import ConfigError, Problem, did_you_mean
 
@@ -23,7 +24,13 @@ ROLES: Mapping[str, frozenset[str]] = {
     "cross_attention_query_value": _QUERY_VALUE,
     "mlp": frozenset({roles.MLP_GATE, roles.MLP_UP, roles.MLP_GATE_UP, roles.MLP_DOWN}),
     "mlp_gate": frozenset({roles.MLP_GATE, roles.MLP_GATE_UP}),  # `up` in models without gates
+    "attention_key_value_mlp_down": frozenset(
+        {roles.KEY, roles.VALUE, roles.KEY_VALUE, roles.QUERY_KEY_VALUE, roles.MLP_DOWN}
+    ),
+    "norms": frozenset({roles.NORM}),
+    "embeddings": frozenset({roles.EMBEDDING}),
 }
+_FEED_FORWARD = frozenset({roles.MLP_GATE, roles.MLP_UP, roles.MLP_GATE_UP, roles.MLP_DOWN})
 
 
 @dataclass(frozen=True)
@@ -34,11 +41,17 @@ class Targets:
         paths: Their whole paths, in the order of the model.
         names: The shortest endings of paths that mean these modules and no others, sorted: what peft is given.
         is_conv1d: Whether all of them are GPT-2's ``Conv1D``, whose weight lies the other way round.
+        feed_forward: As `names`, of those that belong to feed-forward networks.
     """
 
     paths: tuple[str, ...]
     names: tuple[str, ...]
     is_conv1d: bool
+    feed_forward: tuple[str, ...] = ()
+
+
+NOWHERE = Targets((), (), is_conv1d=False)
+"""Of adapters that sit on no module, or on modules that peft chooses."""
 
 
 def resolve_targets(model: nn.Module, spec: AdapterSpec) -> Targets:
@@ -51,15 +64,58 @@ def resolve_targets(model: nn.Module, spec: AdapterSpec) -> Targets:
     Raises:
         ConfigError: If a role, name, expression or layer index matches nothing; lists what exists.
     """
-    modules = linear_modules(model)
-    paths = resolve_paths(model, modules, spec.target, key="adapter.target")
+    place = kind_of(spec).place
+    if place in ("inside", ""):
+        return NOWHERE
+    modules = targetable_modules(model, place)
+    # A default for linear modules is not meant where there are none among those that can be chosen.
+    target = kind_of(spec).target if place != "linear" and spec.target == DEFAULT_TARGET else spec.target
+    paths = resolve_paths(model, modules, target, key="adapter.target")
+    if excluded := spec.options.get("exclude_modules"):
+        paths = _without(paths, excluded)
     if spec.layers is not None:
         paths = _in_layers(paths, spec.layers)
     if spec.num_frozen_layers:
         paths = _above(paths, spec.num_frozen_layers, model)
     everything = [path for path, _ in model.named_modules()]
     is_conv1d = all(isinstance(modules[path], Conv1D) for path in paths)
-    return Targets(paths, tuple(sorted(_shortest_endings(paths, everything))), is_conv1d)
+    inner = [path for path in paths if roles.role_of(path) in _FEED_FORWARD]
+    feed_forward = tuple(sorted(_shortest_endings(inner, everything))) if inner else ()
+    return Targets(paths, tuple(sorted(_shortest_endings(paths, everything))), is_conv1d, feed_forward)
+
+
+def targetable_modules(model: nn.Module, place: str) -> dict[str, nn.Module]:
+    """The modules of a base model that adapters can sit on, by path.
+
+    Args:
+        model: Without adapters.
+        place: As `evertune.adapters.kinds.Kind.place`: ``linear``, ``norm`` or ``embedding``.
+    """
+    if place == "linear":
+        return linear_modules(model)
+    if place == "norm":
+        return {
+            path: module
+            for path, module in model.named_modules()
+            if roles.role_of(path) == roles.NORM and getattr(module, "weight", None) is not None
+        }
+    table = getattr(model, "get_input_embeddings", lambda: None)()
+    return {path: module for path, module in model.named_modules() if module is table}
+
+
+def _without(paths: tuple[str, ...], excluded: str | Sequence[str]) -> tuple[str, ...]:
+    """The paths that peft's `exclude_modules` leaves: a regular expression for whole paths, or a list of names."""
+    if isinstance(excluded, str):
+        left = tuple(path for path in paths if not re.fullmatch(excluded, path))
+    else:
+        left = tuple(path for path in paths if not any(_matching(name, [path]) for name in excluded))
+    if not left or len(left) == len(paths):
+        raise ConfigError(
+            f"`{excluded}` leaves out {'every' if not left else 'no'} target.",
+            where="adapter.exclude_modules",
+            instead="A text is a regular expression over whole module paths; a list holds names." if left else "",
+        )
+    return left
 
 
 def linear_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -95,6 +151,8 @@ def resolve_paths(
 
 
 def _by_role(model: nn.Module, linear: Mapping[str, nn.Module], target: str) -> set[str]:
+    if target == "embeddings":  # the table of the input is the only one that can be chosen
+        return set(linear)
     if target == ALL_LINEAR:
         output_embeddings = getattr(model, "get_output_embeddings", lambda: None)()
         return {
@@ -215,4 +273,5 @@ def _nothing(model: nn.Module, target: str, what: str) -> ConfigError:
 def _exists(model: nn.Module, word: str) -> str:
     groups = [group for group in roles.module_tree(model) if group.targetable]
     names = list(dict.fromkeys(group.name for group in groups))
-    return f"{did_you_mean(word, [*ROLES, ALL_LINEAR, *names])} The model has: {roles.describe(groups)}."
+    hint = roles.put_otherwise(word, groups) or did_you_mean(word, [*ROLES, ALL_LINEAR, *names])
+    return f"{hint} The model has: {roles.describe(groups)}."

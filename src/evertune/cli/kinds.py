@@ -53,7 +53,8 @@ def adapter_entries() -> list[dict[str, Any]]:
             task: {"usable": cell.usable, **cell.can, "why": dict(cell.why)}
             for task, cell in table.get(name, {}).items()
         }
-        found.append({"name": name, "summary": kind.summary if name in KINDS else f"A variant of {name.split(' ')[0]}.", "tasks": tasks})
+        summary = kind.summary if name in KINDS else f"A variant of {name.split(' ')[0]}."
+        found.append({"name": name, "summary": summary, "tasks": tasks})
     return found
 
 

@@ -47,7 +47,6 @@ class AGEM(Method):
     batch_size: Annotated[int, Ge(1)] = 16
 
     requires: ClassVar[frozenset[str]] = frozenset({"old_data"})
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset()
 
     def init_state(self) -> MethodState:
         """An empty memory."""

@@ -100,15 +100,16 @@ class Method:
         requires: Capabilities that it can ask for, shown by ``describe`` and refused where they are missing:
             ``old_data`` (rows of earlier tasks may be kept), ``task_id_at_test`` (the task of a test row is known),
             ``trainable_base`` (weights of the base model change), ``new_adapters`` (adapters begin as it sets them,
-            not from others), ``slow_adapters`` (a method beside it declares some).
-        adapter_kinds: Kinds of adapters that it works with, by their names in `evertune.adapters.kinds.ADAPTERS`;
-            empty for those of the method beside it.
+            not from others), ``slow_adapters`` (a method beside it declares some), ``text_answers`` (the model
+            answers token by token).
+        adapter_needs: What adapters must be able to do, by the names in `evertune.adapters.kinds.NEEDS`; any kind does
+            where there is none.
         term_keys: Which option scales a term of `step_loss`, by the term's name.
     """
 
     owns: ClassVar[frozenset[str]] = frozenset()
     requires: ClassVar[frozenset[str]] = frozenset()
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset({"lora"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset()
     term_keys: ClassVar[Mapping[str, str]] = {}
 
     def required(self) -> frozenset[str]:

@@ -50,6 +50,7 @@ class DSLoRA(Method):
 
     owns: ClassVar[frozenset[str]] = frozenset({"adapters"})
     requires: ClassVar[frozenset[str]] = frozenset({"task_id_at_test"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
 
     def __post_init__(self) -> None:
         """Refuses what would have no effect.

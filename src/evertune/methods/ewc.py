@@ -55,7 +55,12 @@ class EWC(Method):
     labels: Literal["sampled", "data"] = "sampled"
     decay: Annotated[float, Ge(0), Le(1)] = 1.0
 
+    requires: ClassVar[frozenset[str]] = frozenset({"text_answers"})
     term_keys: ClassVar[Mapping[str, str]] = {"fisher": "lambda_penalty"}
+
+    def required(self) -> frozenset[str]:
+        """Answers token by token, where labels are drawn from them."""
+        return self.requires if self.labels == "sampled" else frozenset()
 
     def begin_task(self, state: MethodState, context: Context) -> None:
         """Says if nothing that learns now is held."""
@@ -108,11 +113,11 @@ class EWC(Method):
             for row in draw.sample(rows, min(self.fisher_rows, len(rows))):
                 with context.computing():
                     output = context.backbone.loss(model, context.batch([row]))
-                scored = output.extra["labels"] != IGNORED
-                logits, labels = output.logits[scored].float(), output.extra["labels"][scored]
-                if self.labels == "sampled":
-                    labels = drawn_tokens(logits, tokens)
-                yield functional.cross_entropy(logits, labels)
+                if self.labels == "data":
+                    yield output.sum / max(output.count, 1)
+                    continue
+                logits = output.logits[output.extra["labels"] != IGNORED].float()
+                yield functional.cross_entropy(logits, drawn_tokens(logits, tokens))
 
 
 def _held(state: MethodState, context: Context) -> dict[str, nn.Parameter]:

@@ -80,6 +80,7 @@ class GORP(IncLoRA):
 
     owns: ClassVar[frozenset[str]] = frozenset({"adapters", "optimizer"})
     requires: ClassVar[frozenset[str]] = frozenset({"trainable_base"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
 
     def required(self) -> frozenset[str]:
         """Without `full_rank` no base weights change."""

@@ -18,6 +18,7 @@ class IncLoRA(Method):
     """
 
     owns: ClassVar[frozenset[str]] = frozenset({"adapters"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"several_active"})
 
     def adapters(self, stage: Stage) -> AdapterPlan:
         """All adapters so far take part, the newest learns."""

@@ -43,6 +43,7 @@ class InfLoRA(IncLoRA):
     max_protected_share: Annotated[float, Gt(0), Le(1)] = 0.9
 
     requires: ClassVar[frozenset[str]] = frozenset({"new_adapters"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
 
     def adapters(self, stage: Stage) -> AdapterPlan:
         """As inc-lora, with A held."""

@@ -45,6 +45,7 @@ class LoRAEMA(Method):
     restart: bool = True
 
     owns: ClassVar[frozenset[str]] = frozenset({"adapters"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
 
     def init_state(self) -> MethodState:
         """No step taken."""

@@ -53,7 +53,7 @@ class LwF(Method):
     temperature: Annotated[float, Gt(0)] = 2.0
     top_k: Annotated[int, Ge(1)] = 64
 
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"text_answers"})
 
     def init_state(self) -> MethodState:
         """No teacher."""

@@ -38,7 +38,7 @@ class MIGU(Method):
 
     kept_share: Annotated[float, Gt(0), Le(1)] = 0.4
 
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset({"lora"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
 
     @contextmanager
     def watch(self, state: MethodState, context: Context) -> Iterator[None]:

@@ -47,6 +47,7 @@ class NLoRA(IncLoRA):
     variant: Literal["paper", "released"] = "paper"
     normalize: bool = False
 
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
     term_keys: ClassVar[Mapping[str, str]] = {"sparsity": "lambda_1"}
 
     def check_model(self, bank: AdapterBank) -> None:

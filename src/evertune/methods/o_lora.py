@@ -53,6 +53,7 @@ class OLoRA(IncLoRA):
     variant: Literal["paper", "released"] = "paper"
     normalize: bool = False
 
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
     term_keys: ClassVar[Mapping[str, str]] = {"orthogonality": "lambda_1", "adapter_norm": "lambda_2"}
 
     def step_loss(self, state: MethodState, context: Context) -> Mapping[str, Tensor]:

@@ -26,7 +26,7 @@ class OSF(Method):
 
     owns: ClassVar[frozenset[str]] = frozenset({"adapters"})
     requires: ClassVar[frozenset[str]] = frozenset({"trainable_base"})
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset({"osf"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"osf"})
 
     def adapters(self, stage: Stage) -> AdapterPlan:
         """A fresh split of the weights as earlier tasks left them."""

@@ -45,8 +45,11 @@ class Replay(Method):
     selection: Literal["random", "low_entropy", "surprise"] = "random"
 
     owns: ClassVar[frozenset[str]] = frozenset({"earlier_rows"})
-    requires: ClassVar[frozenset[str]] = frozenset({"old_data"})
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"old_data", "text_answers"})
+
+    def required(self) -> frozenset[str]:
+        """Rows of earlier tasks; answers token by token where these decide which rows are kept."""
+        return self.requires if self.selection != "random" else frozenset({"old_data"})
 
     def init_state(self) -> MethodState:
         """An empty buffer."""

@@ -28,7 +28,7 @@ class SLAO(Method):
     """
 
     owns: ClassVar[frozenset[str]] = frozenset({"adapters"})
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset({"lora"})
+    adapter_needs: ClassVar[frozenset[str]] = frozenset({"low_rank_factors"})
 
     def adapters(self, stage: Stage) -> AdapterPlan:
         """The adapter that goes on learning."""

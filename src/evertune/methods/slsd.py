@@ -83,8 +83,7 @@ class SLSD(Method):
     reach: Literal["slow", "all"] = "slow"
     student: Literal["slow", "all"] = "slow"
 
-    requires: ClassVar[frozenset[str]] = frozenset({"old_data", "slow_adapters"})
-    adapter_kinds: ClassVar[frozenset[str]] = frozenset()
+    requires: ClassVar[frozenset[str]] = frozenset({"old_data", "slow_adapters", "text_answers"})
     term_keys: ClassVar[Mapping[str, str]] = {"distillation": "lambda_distillation"}
 
     def __post_init__(self) -> None:

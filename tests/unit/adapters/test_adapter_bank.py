@@ -208,8 +208,8 @@ def test_a_wrong_target_leaves_the_model_alone(build):
 
 
 def test_an_unknown_kind(build):
-    with pytest.raises(ConfigError, match=r"adapter\.kind: There is no adapter kind `lroa`\. Did you mean `lora`\?"):
-        _bank(build("llama"), AdapterSpec(kind="lroa")).add("a", seed=1)
+    with pytest.raises(ConfigError, match=r"adapter\.kind: There is no adapter kind `looora`\. Did you mean `lora`\?"):
+        _bank(build("llama"), AdapterSpec(kind="looora")).add("a", seed=1)
 
 
 def test_a_new_adapter_takes_over_the_mode_of_the_model(build):

@@ -10,7 +10,10 @@ import transformers as hf
 
 from evertune.adapters.baking import STACKED
 from evertune.adapters.bank import AdapterBank
+from evertune.adapters.capabilities import quantised_table
+from evertune.adapters.kinds import KINDS as EVERY_KIND
 from evertune.adapters.spec import AdapterPlan, AdapterSpec
+from tests.unit.adapters.kinds_models import script
 
 NAMES = ("first", "second", "third")
 KINDS = {
@@ -141,3 +144,18 @@ def test_counts_and_files(load, tmp_path, capsys):
     again.load("second", tmp_path)
     kept = bank.adapter_tensors("second")
     assert all(torch.equal(tensor, kept[key]) for key, tensor in again.adapter_tensors("second").items())
+
+
+def test_the_table_says_of_every_kind_whether_it_goes_on_quantised_weights():
+    table = quantised_table()
+    assert set(EVERY_KIND) <= set(table)
+    assert all(set(row) == set(KINDS) and all(len(why) > 10 for why in row.values() if why) for row in table.values())
+    for kind in ("lora", "ia3", "oft", "vera", "prompt_tuning", "p_tuning", "ln_tuning"):
+        assert table[kind] == {"nf4": "", "int8": ""}
+    assert table["lora use_dora"]["nf4"] == ""
+
+
+@pytest.mark.parametrize("name", ["adalora", "ia3", "oft", "p_tuning", "trainable_tokens", "glora", "full"])
+def test_measured_again_on_quantised_weights(name):
+    (row,) = (row for row in script().rows() if row.name == name)
+    assert script().measure_quantised(row) == quantised_table()[name]

@@ -74,9 +74,7 @@ def _again(folder: Path, settings: Any) -> Any:
         ({"kind": "prompt_tuning", "num_virtual_tokens": 20}, AdapterSpec(kind="prompt_tuning")),
         (
             {"kind": "p_tuning", "num_virtual_tokens": 8, "encoder_reparameterization_type": "LSTM"},
-            AdapterSpec(
-                kind="p_tuning", options={"num_virtual_tokens": 8, "encoder_reparameterization_type": "LSTM"}
-            ),
+            AdapterSpec(kind="p_tuning", options={"num_virtual_tokens": 8, "encoder_reparameterization_type": "LSTM"}),
         ),
         ({"kind": "full"}, AdapterSpec(kind="full")),
         (
@@ -122,9 +120,15 @@ def test_other_kinds_are_written_with_all_their_defaults(tmp_path):
         ({"init_lora_weights": "pisa"}, "adapter.init_lora_weights:"),
         ({"eva_config": {"rhoo": 1.0}}, "is not an option of `adapter.eva_config`. Did you mean `rho`?"),
         ({"layers_pattern": "h"}, "adapter.layers_pattern: is not supported. Write the layers that are meant"),
-        ({"kind": "prompt_tuning", "target": "mlp"}, "adapter.target: has no effect on adapters of the kind `prompt_tu"),
+        (
+            {"kind": "prompt_tuning", "target": "mlp"},
+            "adapter.target: has no effect on adapters of the kind `prompt_tu",
+        ),
         ({"kind": "shadow", "lora_fa": True}, "adapter.lora_fa: has no effect on adapters of the kind `shadow`."),
-        ({"kind": "xlora"}, "adapter.kind: adapters of the kind `xlora` with these options cannot be used for causal_lm"),
+        (
+            {"kind": "xlora"},
+            "adapters of the kind `xlora` with these options cannot be used for causal_lm: what peft",
+        ),
         ({"kind": "none"}, "nothing learns but the heads of an encoder"),
         ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4}}, "its quantisation needs a CUDA device"),
     ],
@@ -171,7 +175,10 @@ def test_what_peft_leaves_out_has_its_defaults_not_ours(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"task_type": "SEQ_2_SEQ_LM"}, "the file is for the task SEQ_2_SEQ_LM, but `backbone.task_type` is causal_lm."),
+        (
+            {"task_type": "SEQ_2_SEQ_LM"},
+            "is for the task SEQ_2_SEQ_LM, but `backbone.task_type` is causal_lm.",
+        ),
         ({"peft_type": "LORRA"}, "names no kind of adapter that there is: LORRA."),
         ({"use_dorra": True}, "peft here has no such field for `lora`. Did you mean `use_dora`?"),
         ({"r": "8"}, "adapter.r: must be a whole number"),
