@@ -94,9 +94,8 @@ def test_exactly_its_own_parameters_learn(model, kind, inputs):
     assert not bank.trainable_parameters()
 
 
+@pytest.mark.parametrize("kind", [kind for kind in USABLE if not not_several(AdapterSpec(kind=kind))])
 def test_the_next_one_starts_from_what_it_learnt(model, kind, inputs):
-    if not_several(AdapterSpec(kind=kind)):
-        pytest.skip(f"{kind}: {not_several(AdapterSpec(kind=kind))}")
     bank = _learnt(model, kind, inputs)
     learnt, kept = _outputs(bank, inputs), bank.adapter_tensors("one")
     bank.add("two", seed=2)

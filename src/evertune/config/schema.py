@@ -16,7 +16,7 @@ from evertune.backbones.base import BackboneConfig
 from evertune.config.hints import fields_of
 from evertune.config.marks import Node, invented, join
 from evertune.config.messages import described, unknown_key
-from evertune.config.models import identify
+from evertune.config.models import builtin_models, identify
 from evertune.config.typed import INVALID, Findings, build_section
 from evertune.errors import ConfigError, did_you_mean
 from evertune.evaluation.config import EvaluationConfig
@@ -184,8 +184,10 @@ def build_backbone(node: Node, findings: Findings) -> Any:
         values = {**node.value, "path": model.path}
         if "task_type" in values:
             _check_task_type(values["task_type"], path, model.task_type, findings)
-        elif model.built_in and model.task_type is not None:
+        elif model.task_type is not None and model.built_in:
             values["task_type"] = invented(model.task_type, path, "backbone.task_type")
+        elif model.built_in and path.value not in builtin_models():
+            values["task_type"] = invented("", path, "backbone.task_type")  # an unknown model is noted already
         else:
             values["task_type"] = _missing_task_type(node, model.task_type, findings)
         node = node.with_value(values)

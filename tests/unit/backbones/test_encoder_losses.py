@@ -155,8 +155,8 @@ def test_padding_other_rows_and_fillers_change_nothing(task_type: str, task: Tas
     [
         ("sequence_classification", labelled("one", ["good", "bad"]), 40, LENGTH),
         ("token_classification", tagged("one"), 30, LENGTH),
-        ("question_answering", passages("one"), 60, LENGTH),
-        ("argument_extraction", events("one"), 120, 128),
+        ("question_answering", passages("one", 12), 50, LENGTH),
+        ("argument_extraction", events("one", 12), 60, 128),
     ],
 )
 def test_what_is_learnt_is_found_again(task_type: str, task: Task, steps: int, length: int) -> None:
@@ -181,13 +181,13 @@ def _right(row, answer: str) -> bool:
 
 
 def test_a_text_without_an_answer_gets_none() -> None:
-    task = passages("one", 30, unanswerable=True)
+    task = passages("one", 18, unanswerable=True)
     backbone = prepared("question_answering", task)
-    learn(backbone, [task], 80)
+    learn(backbone, [task], 60)
     rows = encode(backbone, task, answers=False)
     answers = backbone.generate(backbone.model, rows)
     expected = [row.content.answers[0] if row.content.answers else "" for row in task.train]
-    assert sum(one == other for one, other in zip(answers, expected, strict=True)) >= 25
+    assert sum(one == other for one, other in zip(answers, expected, strict=True)) >= 15
 
 
 def test_places_name_the_text_itself() -> None:

@@ -48,6 +48,8 @@ class CharacterTokenizer:
 class BigramBackbone:
     """The part of the backbone protocol that evaluation uses."""
 
+    answers_in_text = True
+
     def __init__(self) -> None:
         self.tokenizer = CharacterTokenizer()
         self.batches: list[list[str]] = []

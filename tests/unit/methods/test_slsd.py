@@ -241,7 +241,7 @@ def test_without_a_slow_adapter_it_is_refused() -> None:
 
 def test_it_declares_the_rows_that_it_keeps() -> None:
     assert "old_data" in SLSD().required()
-    assert SLSD(earlier_probes=0, reach="all").required() == frozenset()
+    assert SLSD(earlier_probes=0, reach="all").required() == {"text_answers"}
 
 
 def test_a_buffer_comes_out_of_a_state_as_it_went_in() -> None:
