@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,7 @@ from evertune.adapters.spec import HEADS_FILE
 from evertune.backbones import BACKBONES
 from evertune.backbones.base import Batch
 from evertune.backbones.encoder import Encoder
+from evertune.backbones.pixels import preprocessor_file
 from evertune.backbones.windows import WindowBatch
 from evertune.errors import CapabilityError, ConfigError, InputError, RunError
 from evertune.files import atomic_folder, write_text
@@ -83,6 +85,8 @@ def export(restored: RestoredStage, folder: Path, form: Form, *, task: int | Non
             model.save_pretrained(temporary)
             if restored.settings.backbone.task_type != "image_classification":
                 backbone.tokenizer.save_pretrained(temporary)
+            elif (said := preprocessor_file(backbone.config.path, backbone.config.revision)) and said.is_file():
+                shutil.copyfile(said, temporary / said.name)
         difference = _difference(wanted, _read_logits(restored, temporary, form, batch, name))
         if not difference <= _TOLERANCE[_dtype(restored)]:
             raise RunError(

@@ -15,6 +15,7 @@ from evertune.assembly import Parts, assemble
 from evertune.checking import check_adapter, check_rows, check_safety_prompts
 from evertune.console import Console, duration
 from evertune.environment import describe_environment
+from evertune.evaluation.baselines import baseline_lines
 from evertune.evaluation.cell import Cell, row_summary
 from evertune.evaluation.safety import SafetyResult, with_safety
 from evertune.files import atomic_folder, read_json, sha256, write_json, write_json_lines, write_tensors
@@ -358,6 +359,8 @@ class _Walk:
         summary = read_json(self.folder.path / "summary.json")
         done = load_run(self.folder.path)
         self.console.show(run_result(done))
+        for line in baseline_lines(self.stream.tasks):
+            self.console.say(line)
         memory = memory_table(done)
         if memory is not None:
             self.console.show(memory)

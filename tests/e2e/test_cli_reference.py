@@ -40,7 +40,7 @@ def test_the_list_of_methods_is_the_registry(cli: Cli) -> None:
 def test_describe_a_method(cli: Cli) -> None:
     found = cli("describe", "replay", "--json").json
     assert found["kind"] == "method"
-    assert found["requires"] == ["old_data"]
+    assert found["requires"] == ["old_data", "text_answers"]
     assert "arXiv:1902.10486" in found["source"]
     (ratio,) = [option for option in found["options"] if option["name"] == "ratio"]
     assert (ratio["type"], ratio["default"], ratio["required"]) == ("a number (> 0)", 0.2, False)

@@ -21,6 +21,7 @@ def test_a_run_ends_in_a_table_a_report_and_the_next_command(cli: Cli, run_dir: 
     assert said.code == 0
     assert "continuing, 2 of 2 stages are complete" in said.out
     assert "Average accuracy" in said.out
+    assert "baselines of topic: majority label 0." in said.out
     assert f"report {run_dir / 'report.html'}" in said.out
     assert said.out.splitlines()[-3:] == [
         "Next:",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from evertune import load_config, run
 from evertune.console import Console
 from evertune.export import export
 from evertune.restore import restore_stage
+from evertune.streams.examples import Segment
 from tests.unit.backbones.encoder_tasks import labelled, tagged
 
 
@@ -100,3 +102,44 @@ def test_a_head_that_the_architecture_lacks_is_not_exported_in_silence(trained: 
         pytest.skip("a whole model is no adapter")
     with pytest.raises(CapabilityError, match="no place for the head of names"):
         export(_restored(trained, 2), trained / "exported-names", "adapter", task=1)
+
+
+def test_a_long_text_is_answered_as_it_is_scored(trained: Path) -> None:
+    from evertune.cli.answering import Answerer
+
+    settings = load_config(trained / "run" / "config.yaml", output_dir=trained / "run")
+    with (trained / "quiet.txt").open("w") as said:
+        answerer = Answerer.load(settings, trained / "run", 1, "notes", False, None, Console(said))
+    texts = [f"note {word} " * 300 for word in ("good", "bad")]  # far more than 48 tokens
+    restored = answerer.restored
+    # What scoring does: the same rows, cut to what the run reads.
+    frame = restored.stream.tasks[0].test[0]
+    rows = [
+        dataclasses.replace(frame, id=f"notes/long/{at}", prompt=(Segment(text, True),))
+        for at, text in enumerate(texts)
+    ]
+    restored.place(0)
+    encoded = restored.backbone.encode(rows, max_source_length=48, max_target_length=8, answers=False)
+    assert all(row.source_cut for row in encoded)
+    expected = restored.backbone.generate(restored.bank.model, encoded)
+    assert [found["answer"] for found in answerer.answer(texts)] == expected
+
+
+def test_a_merged_model_of_images_says_how_it_wants_them(tmp_path: Path) -> None:
+    from transformers import AutoImageProcessor, ViTConfig, ViTForImageClassification, ViTImageProcessorPil
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTForImageClassification(ViTConfig(**sizes, image_size=8, patch_size=4)).save_pretrained(tmp_path / "vit")
+    ViTImageProcessorPil(size={"height": 8, "width": 8}, image_mean=[0.1, 0.2, 0.3]).save_pretrained(tmp_path / "vit")
+    rows = [{"pixels": [(at * 37 + place) % 256 for place in range(64)], "label": at % 2} for at in range(12)]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    values = {
+        "stream": [{"name": "dots", "train": "rows.jsonl"}],
+        "backbone": {"path": "vit", "task_type": "image_classification"},
+        "train": {"max_steps": 2},
+    }
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    with (tmp_path / "said.txt").open("w") as said:
+        run(load_config(tmp_path / "run.yaml", output_dir=tmp_path / "run"), console=Console(said))
+    written = export(_restored(tmp_path, 1), tmp_path / "merged", "merged", task=0)
+    assert AutoImageProcessor.from_pretrained(written.folder).image_mean == (0.1, 0.2, 0.3)

@@ -106,7 +106,11 @@ class WrappedModel:
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """See `Holder.tensors`."""
-        return {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in self._file(name).items()}
+        # On a model without weights there are shapes alone.
+        return {
+            key: tensor.detach() if tensor.is_meta else tensor.detach().to("cpu", copy=True).contiguous()
+            for key, tensor in self._file(name).items()
+        }
 
     @torch.no_grad()
     def load(self, name: str, tensors: Mapping[str, Tensor]) -> None:

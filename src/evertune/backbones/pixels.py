@@ -115,7 +115,7 @@ def _eight_bits(image: Image) -> Image:
 
 @cache
 def _reader(path: str, revision: str | None, own: tuple[int, int] | None, channels: int) -> PixelReader:
-    file = _preprocessor_file(path, revision)
+    file = preprocessor_file(path, revision)
     said = _Said(file, _content(file))
     height, width = own or said.size or (224, 224)
     shifts = said.flag("do_normalize")
@@ -217,7 +217,8 @@ def _content(file: Path | None) -> Mapping[str, Any]:
     return content
 
 
-def _preprocessor_file(path: str, revision: str | None) -> Path | None:
+def preprocessor_file(path: str, revision: str | None) -> Path | None:
+    """The file that tells how a model wants its images, which need not exist; None where the hub has none."""
     resolved = resolve_path(path, revision=revision)
     if resolved.kind != "hub":
         return Path(resolved.location) / "preprocessor_config.json"

@@ -20,7 +20,7 @@ from evertune.settings import RunSettings
 from evertune.streams.contents import TaggedTokens
 from evertune.streams.examples import PromptTarget, Segment
 
-# A prompt that someone typed is never cut.
+# A prompt that someone typed to a language model is never cut.
 _ANY_LENGTH = 1 << 30
 
 
@@ -94,7 +94,8 @@ class Answerer:
         if frame.messages:
             turns = (*frame.messages[:-1], {**frame.messages[-1], "content": text})
             return replace(frame, id=name, messages=turns)
-        pieces = tuple(Segment(text) if segment.cut else segment for segment in frame.prompt)
+        cut = not self.restored.backbone.answers_in_text
+        pieces = tuple(Segment(text, cut=cut) if segment.cut else segment for segment in frame.prompt)
         return replace(frame, id=name, prompt=pieces)
 
     def _answered(self, rows: Sequence[PromptTarget], texts: Sequence[str]) -> list[dict[str, Any]]:
@@ -108,9 +109,10 @@ class Answerer:
 
     def _generated(self, rows: Sequence[PromptTarget]) -> list[str]:
         backbone, evaluation = self.restored.backbone, self.restored.parts.task_settings(self.index).evaluation
-        encoded = backbone.encode(
-            rows, max_source_length=_ANY_LENGTH, max_target_length=self.max_new_tokens, answers=False
-        )
+        # An encoder reads what it read in training and is scored on: a long text in windows, or its beginning.
+        own = self.restored.parts.task_settings(self.index).train.max_source_length
+        length = _ANY_LENGTH if backbone.answers_in_text else own
+        encoded = backbone.encode(rows, max_source_length=length, max_target_length=self.max_new_tokens, answers=False)
         self._check_room(encoded)
         size = evaluation.per_device_eval_batch_size
         answers: list[str] = []

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from evertune import dialect
+from evertune.backbones import BACKBONES
 from evertune.backbones.builtin import PREFIX, builtin_root
 from evertune.config.load import load_config
 from evertune.config.marks import Plain, parse
@@ -93,9 +94,17 @@ def configuration_file(task: SingleTask) -> Path:
     """Where the configuration is written: beside the run folder where that is named, else in the current folder.
 
     Not in the run folder, which holds what a run writes and nothing else.
+
+    Raises:
+        InputError: If the run folder is the root of the file system.
     """
     if task.output_dir is not None:
-        return task.output_dir.expanduser().with_name(f"{task.output_dir.name}.yaml")
+        # `.` and `..` have no name of their own.
+        folder = task.output_dir.expanduser().resolve() if task.output_dir.name in ("", "..") else task.output_dir
+        if not folder.name:
+            what = f"{task.output_dir} has no folder around it, where the configuration would stand."
+            raise InputError(what, where="--output-dir", instead="Name a folder.")
+        return folder.expanduser().with_name(f"{folder.name}.yaml")
     return Path(f"{task_name(task.dataset)}.yaml")
 
 
@@ -237,7 +246,7 @@ def _task_type(task: SingleTask, path: Path) -> str:
         told = task_type_of(Path(cached).parent) if isinstance(cached, str) else None
     if told is None:
         what = f"Neither the adapter's file nor the configuration of {task.model} tells what it is asked to do."
-        raise InputError(what, where="--task-type", instead=f"Write one of: {', '.join(PEFT_TASK_TYPES.values())}.")
+        raise InputError(what, where="--task-type", instead=f"Write one of: {', '.join(BACKBONES.names())}.")
     return told
 
 
@@ -272,8 +281,8 @@ def _in_folder(path: Path) -> dict[str, Path]:
     if (path / "state.json").is_file():
         return {"train": path}
     if (path / "dataset_dict.json").is_file():
-        names = json.loads((path / "dataset_dict.json").read_text(encoding="utf-8")).get("splits", ["train"])
-        return {split: path for split, known in _SPLITS.items() if split == "train" or set(known) & set(names)}
+        names = _saved_splits(path / "dataset_dict.json")
+        return {split: path for split, known in _SPLITS.items() if split == "train" or set(known) & names}
     files = [entry for entry in sorted(path.iterdir()) if entry.suffix.lower() in _ENDINGS]
     found = {
         split: next(file for file in files if file.stem.lower() in names)
@@ -290,6 +299,23 @@ def _in_folder(path: Path) -> dict[str, Path]:
         where="--dataset",
         instead="Name the file, or call it train.jsonl.",
     )
+
+
+def _saved_splits(file: Path) -> set[str]:
+    """The splits of a folder that `datasets` saved.
+
+    Raises:
+        InputError: If its list of them is damaged.
+    """
+    try:
+        content: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        content = None
+    names = cast("dict[str, Any]", content).get("splits", ["train"]) if isinstance(content, dict) else None
+    if not isinstance(names, list):
+        instead = "Save the data again with `save_to_disk`."
+        raise InputError("This file lists no splits.", where=str(file), instead=instead)
+    return {str(name) for name in cast("list[Any]", names)}
 
 
 def _relative(path: Path, folder: Path) -> str:

@@ -38,7 +38,7 @@ def _when_true(value: Plain) -> Callable[[Plain], Plain]:
 
 
 def _is_true(value: Plain) -> bool:
-    return value is True or str(value).lower() in ("true", "1", "yes")
+    return value is True or str(value).lower() in ("true", "1", "yes", "on")
 
 
 def _one_of(words: Mapping[str, Plain], otherwise: str) -> Callable[[Plain], Plain]:

@@ -18,6 +18,8 @@ from evertune.streams.task import Task
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 _MOST_CONSTANTS = 10
+# What is scored within a second: rows, times the answers that are tried.
+_QUICK_ROWS, _QUICK_SCORES = 5000, 50_000
 
 Answer = Callable[[PromptTarget], str]
 """What a baseline answers to a row."""
@@ -44,6 +46,20 @@ def constant_baselines(task: Task) -> dict[str, float]:
         constants = task.labels or [text for text, _ in Counter(_train_answers(task)).most_common(_MOST_CONSTANTS)]
         scores["best constant answer"] = max((_score(task, metric, _always(each)) for each in constants), default=0.0)
     return scores
+
+
+def baseline_lines(tasks: Sequence[Task]) -> list[str]:
+    """The baselines of every task in a line, as far as they are quick: not of free text, nor of very many rows."""
+    lines: list[str] = []
+    for task in tasks:
+        closed = task.labels is not None or any(row.content is not None for row in task.test[:1])
+        few = len(task.test) <= _QUICK_ROWS and len(task.test) * len(task.labels or "1") <= _QUICK_SCORES
+        found = constant_baselines(task) if closed and few else {}
+        if found:
+            lines.append(
+                f"baselines of {task.name}: {', '.join(f'{name} {value:.3f}' for name, value in found.items())}"
+            )
+    return lines
 
 
 def baseline_table(tasks: Sequence[Task], scores: Mapping[str, float | None]) -> str:

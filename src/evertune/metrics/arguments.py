@@ -64,34 +64,51 @@ def arguments_of(answer: str, text: str, trigger: tuple[int, int], roles: Sequen
     """
     asked = {role.casefold(): role for role in roles}
     found: list[Span] = []
+    taken: dict[str, set[tuple[int, int]]] = {}
+    occurrences = _Occurrences(text, trigger)
     for key, value in members_in(answer):
         role = asked.get(key.strip().casefold(), key)
+        own = taken.setdefault(role, set())
         for item in value if isinstance(value, list) else [value]:  # pyright: ignore[reportUnknownVariableType]
-            taken = {(start, end) for name, start, end in found if name == role}
-            place = _place(item, text, trigger, taken)
-            if place is not None and (place == NOWHERE or place not in taken):
+            place = _place(item, occurrences, own)
+            if place is not None and (place == NOWHERE or place not in own):
                 found.append((role, *place))
+                own.add(place)
     return found
 
 
-def _place(item: Any, text: str, trigger: tuple[int, int], taken: set[tuple[int, int]]) -> tuple[int, int] | None:
+def _place(item: Any, occurrences: _Occurrences, taken: set[tuple[int, int]]) -> tuple[int, int] | None:
     """Where an argument stands; None if it is none."""
     match item:
         case {"start": int(start), "end": int(end)}:
-            return (start, end) if 0 <= start < end <= len(text) else NOWHERE
+            return (start, end) if 0 <= start < end <= len(occurrences.text) else NOWHERE
         case {"text": str(words)} | str(words):
-            return _nearest(words, text, trigger, taken) if words.strip() else None
+            free = (place for place in occurrences.of(words) if place not in taken)
+            return next(free, NOWHERE) if words.strip() else None
         case _:
             return None
 
 
-def _nearest(words: str, text: str, trigger: tuple[int, int], taken: set[tuple[int, int]]) -> tuple[int, int]:
-    # A model that cannot write line breaks writes spaces.
-    pattern = r"\s+".join(map(re.escape, words.split()))
-    places = [each.span(1) for each in re.finditer(f"(?=({pattern}))", text)]
-    free = [place for place in places if place not in taken]
-    whole = [(start, end) for start, end in free if not _cuts_word(text, start) and not _cuts_word(text, end)]
-    return min(whole or free, key=lambda place: (_distance(place, trigger), place), default=NOWHERE)
+class _Occurrences:
+    """Where words stand in a text, the best place first; each is looked for once, however often it is named."""
+
+    def __init__(self, text: str, trigger: tuple[int, int]) -> None:
+        self.text, self._trigger = text, trigger
+        self._known: dict[tuple[str, ...], list[tuple[int, int]]] = {}
+
+    def of(self, words: str) -> list[tuple[int, int]]:
+        """The places on word boundaries, then the others; of each the nearest to the trigger first."""
+        parts = tuple(words.split())
+        if parts not in self._known:
+            # A model that cannot write line breaks writes spaces.
+            pattern = r"\s+".join(map(re.escape, parts))
+            places = [each.span(1) for each in re.finditer(f"(?=({pattern}))", self.text)] if parts else []
+            self._known[parts] = sorted(places, key=self._rank)
+        return self._known[parts]
+
+    def _rank(self, place: tuple[int, int]) -> tuple[bool, int, tuple[int, int]]:
+        cut = any(_cuts_word(self.text, edge) for edge in place)
+        return cut, _distance(place, self._trigger), place
 
 
 def _cuts_word(text: str, place: int) -> bool:

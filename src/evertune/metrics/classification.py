@@ -24,15 +24,24 @@ def _label_index(labels: tuple[str, ...]) -> Mapping[str, int]:
     return {text: index for index, text in enumerate(normalised) if text not in clashes}
 
 
+def colliding_labels(labels: Sequence[str]) -> list[str]:
+    """Labels that are the same after `normalise` (``C`` and ``C++``): `exact_match` cannot tell them apart."""
+    known = _label_index(tuple(labels))
+    return [label for label in labels if normalise(label) not in known]
+
+
 def label_of(answer: str, labels: Sequence[str]) -> int | None:
     """Index of the label that an answer is, None if it is none of them.
 
     An answer is a label if both are the same after `normalise`. Labels that are the same after it must be met as
     written, up to surrounding white space.
     """
+    if answer in labels:
+        return list(labels).index(answer)
     stripped = answer.strip()
-    if stripped in labels:
-        return list(labels).index(stripped)
+    alike = [index for index, label in enumerate(labels) if label.strip() == stripped]
+    if len(alike) == 1:
+        return alike[0]
     return _label_index(tuple(labels)).get(normalise(answer))
 
 

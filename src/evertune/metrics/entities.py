@@ -65,13 +65,14 @@ def tags_of(answer: str, tokens: Sequence[str]) -> list[str]:
 
 def _read(answer: str, tokens: Sequence[str]) -> tuple[list[str], int]:
     """The tags, and the number of mentions that stand nowhere in the sentence or on the words of another."""
-    tags = ["O"] * len(tokens)
+    tags, words = ["O"] * len(tokens), ["".join(token.split()) for token in tokens]
     lost, place = 0, 0
+    gone: set[str] = set()  # words are taken, and never free again
     for item in objects_in(answer):
         name, text = item.get("type"), item.get("text")
         if not isinstance(name, str) or not name.strip() or not isinstance(text, str):
             continue
-        span = _given(item, tags) if "start" in item else _occurrence(text, tokens, tags, place)
+        span = _given(item, tags) if "start" in item else _occurrence(text, words, tags, place, gone)
         if span is None:
             lost += 1
             continue
@@ -91,15 +92,22 @@ def _free(tags: Sequence[str], start: int, end: int) -> bool:
     return all(tag == "O" for tag in tags[start:end])
 
 
-def _occurrence(text: str, tokens: Sequence[str], tags: Sequence[str], place: int) -> tuple[int, int] | None:
+def _occurrence(
+    text: str, words: Sequence[str], tags: Sequence[str], place: int, gone: set[str]
+) -> tuple[int, int] | None:
     wanted = "".join(text.split())
-    for start in (*range(place, len(tokens)), *range(place)):
+    if not wanted or wanted in gone:
+        return None
+    for start in (*range(place, len(words)), *range(place)):
+        if not wanted.startswith(words[start]):
+            continue
         end, joined = start, ""
-        while end < len(tokens) and len(joined) < len(wanted):
-            joined += "".join(tokens[end].split())
+        while end < len(words) and len(joined) < len(wanted):
+            joined += words[end]
             end += 1
-        if wanted and joined == wanted and _free(tags, start, end):
+        if joined == wanted and _free(tags, start, end):
             return start, end
+    gone.add(wanted)
     return None
 
 

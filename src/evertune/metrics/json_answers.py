@@ -10,7 +10,8 @@ import re
 from collections.abc import Iterator
 from typing import Any, cast
 
-_KEY = re.compile(r'"((?:[^"\\]|\\.)*)"\s*:\s*')
+_STRING = re.compile(r'"([^"\\]*(?:\\.[^"\\]*)*)"', re.DOTALL)
+_COLON = re.compile(r"\s*:\s*")
 _BETWEEN = re.compile(r"[\s,]*")
 _DECODER = json.JSONDecoder()
 
@@ -22,11 +23,28 @@ def members_in(answer: str) -> Iterator[tuple[str, Any]]:
     other value that cannot be read leaves its member out.
     """
     place = 0
-    while key := _KEY.search(answer, place):
-        value, place = _value(answer, key.end())
-        name = _text(key[1])
+    while key := _next_key(answer, place):
+        value, place = _value(answer, key[1])
+        name = _text(key[0])
         if value is not None and name is not None:
             yield name, value
+
+
+def _next_key(text: str, place: int) -> tuple[str, int] | None:
+    """The next text in quotation marks that a colon follows, as it is written, and the place behind the colon.
+
+    Every quotation mark may be the first of a text: there may be single ones before it. What a text holds escaped need
+    not be tried again, as a text from there ends at the same place; so the time is linear in the length.
+    """
+    while (start := text.find('"', place)) >= 0:
+        string = _STRING.match(text, start)
+        if string is None:
+            return None
+        colon = _COLON.match(text, string.end())
+        if colon is not None:
+            return string[1], colon.end()
+        place = string.end() - 1
+    return None
 
 
 def objects_in(answer: str) -> list[dict[str, Any]]:

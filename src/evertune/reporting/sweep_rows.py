@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ BESIDE = ("precision", "recall", "f1")
 # Of several tasks no single one's score is shown.
 _OF_SEVERAL = ("average_accuracy", "backward_transfer", "forgetting")
 _NOT_THE_MODEL = "method.safetensors"
+_HEADS = "heads.safetensors"
 
 
 @dataclass(frozen=True)
@@ -166,9 +168,33 @@ def _rank(stage: StageResult) -> int | None:
 
 
 def _disk_bytes(stage: StageResult) -> int:
-    """Size of the weights of a stage: adapters, heads and changed base weights, not the state of a method."""
-    kept = [*stage.path.glob("*.safetensors"), *stage.path.glob("adapter*/**/*.safetensors")]
-    return sum(file.stat().st_size for file in kept if file.name != _NOT_THE_MODEL)
+    """Size of the weights of a stage: adapters, heads and changed base weights, not the state of a method.
+
+    The head of the task that was learnt counts once, where the folder of its adapter holds it too.
+    """
+    adapters = list(stage.path.glob("adapter*/**/*.safetensors"))
+    kept = [file for file in (*stage.path.glob("*.safetensors"), *adapters) if file.name != _NOT_THE_MODEL]
+    return sum(file.stat().st_size for file in kept) - _held_twice(
+        stage.path / _HEADS, adapters, stage.metrics["tasks"]
+    )
+
+
+def _held_twice(heads: Path, adapters: Sequence[Path], tasks: Sequence[str]) -> int:
+    """Bytes of the heads ``<task>/<name>`` whose name is that of a tensor beside the adapter."""
+    if not heads.exists() or len(tasks) > 1:
+        return 0
+    beside = [name for file in adapters for name in _sizes(file)]
+    prefix = f"{tasks[0]}/"
+    own = {name.removeprefix(prefix): size for name, size in _sizes(heads).items() if name.startswith(prefix)}
+    return sum(size for name, size in own.items() if any(f".{each}".endswith(f".{name}") for each in beside))
+
+
+def _sizes(file: Path) -> dict[str, int]:
+    """Bytes of the tensors in a file of safetensors, by its header alone: its length in 8 bytes, then JSON."""
+    with file.open("rb") as opened:
+        header: dict[str, Any] = json.loads(opened.read(int.from_bytes(opened.read(8), "little")))
+    places = {name: each["data_offsets"] for name, each in header.items() if name != "__metadata__"}
+    return {name: end - start for name, (start, end) in places.items()}
 
 
 def _scores(run: Run) -> dict[str, float | None]:

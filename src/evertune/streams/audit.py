@@ -9,6 +9,7 @@ from itertools import combinations
 from typing import Any
 
 from evertune.console import Console
+from evertune.metrics.classification import colliding_labels
 from evertune.streams.contents import Picture, group_of
 from evertune.streams.examples import PromptTarget
 from evertune.streams.task import SPLITS, Split, Task
@@ -111,5 +112,11 @@ def say_findings(tasks: Sequence[Task], console: Console) -> None:
             console.warn(f"{task.name}: {shared} of {len(task.test)} test rows also occur in train.")
         if contradictory:
             console.warn(f"{task.name}: {contradictory} rows share their prompt with a row of another label.")
+        alike = colliding_labels(task.labels or ())
+        if task.metric == "exact_match" and alike:
+            console.warn(
+                f"{task.name}: exact_match drops case and punctuation, and so takes labels for the same among "
+                f"[{', '.join(alike[:6])}]; accuracy tells them apart."
+            )
         for stamp in task.audit["stamps"]:
             console.warn(f"{task.name}: {stamp}")

@@ -6,6 +6,9 @@ import hashlib
 import io
 import math
 import re
+import struct
+import warnings
+import zlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +21,7 @@ from evertune.streams.row_values import BadRow, filled_text_of, refuse_surrogate
 Notes = Counter[str]
 """How many rows something odd was done to, by a sentence with ``{count}`` in it."""
 
-_TAG = re.compile(r"([BIESLU])-(.+)")
+_TAG = re.compile(r"([BIESLU])-([^\s-]|\S.*[^\s-])")
 _CLOSES = "ESLU"
 _BEGINS = "BSU"
 _RETAGGED = "Rows whose tags were turned into the scheme IOB2: {count}."
@@ -202,31 +205,77 @@ def captioned_picture(values: Mapping[str, Any], names: Sequence[str], notes: No
     return _picture(values["image"], caption=True)
 
 
-def _picture(value: Any, *, caption: bool) -> Picture:
-    from PIL import Image, UnidentifiedImageError
+UNREADABLE = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+"""What Pillow raises of damaged files, by their kind."""
 
+_MOST_BYTES = 1 << 28
+
+
+def _picture(value: Any, *, caption: bool) -> Picture:
     if isinstance(value, Mapping):  # as `datasets` stores images
         value = value.get("bytes") or value.get("path")
     if not isinstance(value, str | bytes) or not value:
         raise BadRow(f"`image` is {shown(value)}, not the path of an image.", "Write it relative to the file of rows.")
     path = value if isinstance(value, str) else ""
-    try:
-        data = Path(path).read_bytes() if isinstance(value, str) else value
-        with Image.open(io.BytesIO(data)):  # reads the header alone
-            pass
-    except FileNotFoundError:
-        raise BadRow(f"There is no image {path}.", "Write its path relative to the file of rows.") from None
-    except UnidentifiedImageError:
-        raise BadRow(f"{path or 'This'} is no image that Pillow reads.") from None
-    except OSError as error:
-        raise BadRow(f"The image {path} cannot be read: {error.strerror or error}.") from error
+    data = _file_content(path) if isinstance(value, str) else value
+    _check_image(data, path)
     return Picture(path, hashlib.sha256(data).hexdigest(), caption=caption, data=b"" if path else data)
+
+
+def _file_content(path: str) -> bytes:
+    refuse_surrogates(path, "image")
+    file, cure = Path(path), "Write its path relative to the file of rows."
+    try:
+        if not file.exists():
+            raise BadRow(f"There is no image {path}.", cure)
+        if not file.is_file():
+            raise BadRow(f"{path} is a folder or a device, not an image.", cure)
+        if file.stat().st_size > _MOST_BYTES:
+            raise BadRow(f"The image {path} has more than {_MOST_BYTES >> 20} MiB.", "Save it smaller.")
+        return file.read_bytes()
+    except OSError as error:
+        raise BadRow(f"The image {path} cannot be read: {error.strerror or error}.", cure) from error
+
+
+def _check_image(data: bytes, path: str) -> None:
+    """Decodes an image once: what is cut off or damaged would else be found in the middle of training, or after it."""
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    cure = "Replace the file, or remove the row."
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                if image.mode == "F" or (image.mode == "I" and image.format != "PPM"):
+                    what = f"The image {path} has values of 32 bits, of which none is known to be white."
+                    raise BadRow(" ".join(what.split()), "Save it with 8 or 16 bits.")
+                image.draft(None, (1, 1))  # JPEG: all of the file is read, and few pixels are computed
+                ImageOps.exif_transpose(image)
+    except BadRow:
+        raise
+    except UnidentifiedImageError:
+        raise BadRow(f"{path or 'This'} is no image that Pillow reads.", cure) from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = f"{Image.MAX_IMAGE_PIXELS or 0:,}".replace(",", " ")
+        raise BadRow(" ".join(f"The image {path} has more than {most} pixels.".split()), "Save it smaller.") from None
+    except UNREADABLE as error:
+        raise BadRow(" ".join(f"The image {path} is damaged: {error}.".split()), cure) from error
 
 
 def _pixels(values: Mapping[str, Any]) -> Picture:
     pixels = values["pixels"]
     if not isinstance(pixels, bytes):
-        raise BadRow(f"`pixels` is {shown(pixels)}, not a list of numbers.")
+        raise BadRow(f"`pixels` is {shown(pixels)}, not a list of numbers from 0 to 255.", "Correct it.")
     width = values.get("width") or math.isqrt(len(pixels))
     if not isinstance(width, int) or width < 1 or not pixels or len(pixels) % width:
         raise BadRow(f"{len(pixels)} pixels are no rows of {width}.", "Add `width`.")

@@ -20,6 +20,10 @@ LONGEST_PASSAGE = 1600
 class Inventory:
     """What the training rows of a task hold, which every row of it is asked for.
 
+    Where test or dev are carved from the training file, it is taken from the whole file: the prompts decide what is
+    carved, so they must be there before. It can then name types that only carved rows hold; a test file of its own
+    adds none.
+
     Attributes:
         entity_types: Types of the entities, sorted.
         roles: By type of an event the roles that it can have, sorted.

@@ -14,6 +14,7 @@ from annotated_types import Ge, Gt, Len, Lt
 from evertune.console import Console
 from evertune.errors import ConfigError, Problem, did_you_mean
 from evertune.metrics import METRICS
+from evertune.metrics.classification import colliding_labels
 from evertune.streams.audit import overlap, say_findings
 from evertune.streams.bad_rows import BadRows
 from evertune.streams.content_formats import Notes
@@ -22,7 +23,7 @@ from evertune.streams.contents import METRIC_OF, Picture, TaggedTokens, task_typ
 from evertune.streams.examples import PromptTarget
 from evertune.streams.prompts import CHAT, Template, parse_template, prompt_target
 from evertune.streams.row_formats import FORMATS, KNOWN_KEYS, MESSAGES, CheckedRow, known_labels, label_problem
-from evertune.streams.sources import HubData, Read, Sources, as_sources, common_folder, read_sources, source_names
+from evertune.streams.sources import HubData, Read, Sources, as_sources, common_folder, read_splits, source_names
 from evertune.streams.splits import NO_ROWS, SplitRows, build_task, carve_rows
 from evertune.streams.task import SPLITS, Split, Stream, Task
 from evertune.streams.task_names import check_task_names
@@ -48,7 +49,8 @@ class TaskSource:
         format: The row format, where rows have the keys of several: ``image-label`` for images with labels and
             captions.
         metrics: How answers are scored; the first is the task's score, the others are reported beside it. By default
-            ``exact_match`` for tasks with labels and ``rougeL`` for free text, of which hardly any answer is met
+            ``exact_match`` for tasks with labels (``accuracy`` where only case or punctuation tells some of them apart,
+            which ``exact_match`` drops) and ``rougeL`` for free text, of which hardly any answer is met
             exactly; for rows that hold more than text that of their kind (``entity_f1``, ``squad_f1``, ...).
         labels: The closed set of answers. Rows with a ``label`` key have those of their training rows by default;
             others are free text. For rows of tokens whose tags are numbers: the tags, in the order of the numbers.
@@ -173,7 +175,7 @@ class Instructions:
 
 def _usual_metric(rows: Sequence[PromptTarget], labels: tuple[str, ...] | None) -> str:
     content = rows[0].content if rows else None
-    usual = "exact_match" if labels else "rougeL"
+    usual = ("accuracy" if colliding_labels(labels) else "exact_match") if labels else "rougeL"
     return usual if content is None else METRIC_OF[task_type_of(content)]
 
 
@@ -213,17 +215,17 @@ def _checked_options(tasks: Sequence[TaskSource]) -> list[Template]:
 
 def _read_task(task: TaskSource, bad: BadRows, console: Console) -> dict[Split, Read]:
     """The splits that the task names, with every label checked."""
-    read: dict[Split, Read] = {}
     named: dict[Split, Sources | None] = {"train": task.train, "dev": task.dev, "test": task.test}
-    for split, written in named.items():
-        sources = as_sources(written)
-        for source in sources:
+    sources: dict[Split, tuple[Path | HubData, ...]] = {
+        split: found for split, written in named.items() if (found := as_sources(written))
+    }
+    for split, several in sources.items():
+        for source in several:
             if isinstance(source, HubData):
                 console.say(f"{task.name}: the {split} rows are read from the hub ({source}).")
-        if sources:
-            read[split] = read_sources(
-                sources, split=split, columns=task.columns, bad=bad, named=task.format, names=task.labels or ()
-            )
+    read: dict[Split, Read] = read_splits(
+        sources, columns=task.columns, bad=bad, named=task.format, names=task.labels or ()
+    )
     inventory = inventory_of([row.content for row in read["train"].rows])
     read = {
         split: replace(each, rows=asked_rows(each.rows, inventory, task.instruction)) for split, each in read.items()
@@ -334,6 +336,8 @@ def _notes(read: Mapping[Split, Read], labels: tuple[str, ...] | None) -> Iterat
     count = len(read["train"].rows)
     if labels and 2 * len(labels) > count:
         yield f"There are {len(labels)} different labels for {count} rows; free text belongs in `output`."
+    if labels and (alike := colliding_labels(labels)):
+        yield f"Only case or punctuation tells the labels {alike[:6]} apart; accuracy, not exact_match, sees it."
     folded: dict[str, list[str]] = {}
     for label in labels or ():
         folded.setdefault(" ".join(label.split()).casefold(), []).append(label)

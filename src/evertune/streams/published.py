@@ -12,6 +12,7 @@ from evertune.streams.bad_rows import BadRows
 from evertune.streams.content_formats import Notes
 from evertune.streams.published_events import casie_events, event_of_tokens, rams_event, wiki_events
 from evertune.streams.readers import RawRow
+from evertune.streams.row_formats import FORMATS
 from evertune.streams.sharegpt import as_messages
 
 _Values = Mapping[str, Any]
@@ -25,15 +26,20 @@ class Shape:
         name: As errors write it.
         keys: Keys that such a row has; the value of the first is a list or an object.
         rows: The rows that it becomes; raises KeyError, TypeError, ValueError or IndexError if it is damaged.
+        common: Whether rows of any kind may have a column of that name: one that a row format fits is then not of this
+            shape, and one that becomes no rows at all is damaged.
     """
 
     name: str
     keys: tuple[str, ...]
     rows: Callable[[_Values, Notes], Iterable[_Values]]
+    common: bool = False
 
     def fits(self, values: _Values) -> bool:
         """Whether a row is of this shape."""
-        return isinstance(values.get(self.keys[0]), list | dict) and all(key in values for key in self.keys)
+        if not isinstance(values.get(self.keys[0]), list | dict) or not all(key in values for key in self.keys):
+            return False
+        return not (self.common and any(each.fits(set(values)) for each in FORMATS))
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,9 @@ class Unfolded:
     notes: Notes = field(default_factory=Counter)
 
 
-def unfold(rows: Sequence[RawRow], columns: Mapping[str, str], *, folder: Path | None, bad: BadRows) -> Unfolded:
+def unfold(
+    rows: Sequence[RawRow], columns: Mapping[str, str], *, folder: Path | None, bad: BadRows, white: int = 255
+) -> Unfolded:
     """Unfolds the rows of a file; rows of the usual formats come back as they are.
 
     Args:
@@ -59,6 +67,7 @@ def unfold(rows: Sequence[RawRow], columns: Mapping[str, str], *, folder: Path |
         columns: Our key to the file's own column name.
         folder: Where paths of images begin; None where they are not files.
         bad: Gets rows that are damaged; they are left out.
+        white: What stands for white where pixels are numbers, see `pixel_scale`.
 
     Returns:
         The rows, with their places in the file; several of one place are numbered.
@@ -66,7 +75,6 @@ def unfold(rows: Sequence[RawRow], columns: Mapping[str, str], *, folder: Path |
     notes: Notes = Counter()
     found: list[RawRow] = []
     unfolded = False
-    scale = _scale(rows, columns)
     for row in rows:
         values = {
             **row.values,
@@ -77,7 +85,9 @@ def unfold(rows: Sequence[RawRow], columns: Mapping[str, str], *, folder: Path |
             unfolded = True
             found += _several(row.where, values, shape, notes, bad)
         else:
-            found.append(RawRow(row.where, _with_usual_keys(row.values, columns, folder, scale)))
+            found.append(RawRow(row.where, _with_usual_keys(row.values, columns, folder, white)))
+    if white != _WHITEST and (scaled := len(_pixel_lists(rows, columns))):
+        notes[f"Pixels are numbers from 0 to {white} and were scaled to 0 to 255: {{count}} images."] += scaled
     return Unfolded(found, {} if unfolded else columns, notes)
 
 
@@ -88,11 +98,13 @@ def _several(where: str, values: _Values, shape: Shape, notes: Notes, bad: BadRo
         what = f"the key `{error.args[0]}` is missing" if isinstance(error, KeyError) else str(error)
         bad.add(where, f"This row is not {shape.name} as published: {what}.")
         return
+    if not rows and shape.common:
+        bad.add(where, f"This row is {shape.name} as published, and holds no rows.", "Fill it in or remove it.")
     for number, each in enumerate(rows, 1):
         yield RawRow(where if len(rows) == 1 else f"{where}:{number}", each)
 
 
-def _with_usual_keys(values: _Values, columns: Mapping[str, str], folder: Path | None, scale: int) -> _Values:
+def _with_usual_keys(values: _Values, columns: Mapping[str, str], folder: Path | None, white: int) -> _Values:
     """Names that data sets use in place of ours, whole paths, pixels as bytes."""
     changed: dict[str, Any] = {}
     for ours, usual, beside in _OTHER_NAMES:
@@ -105,7 +117,7 @@ def _with_usual_keys(values: _Values, columns: Mapping[str, str], folder: Path |
     if isinstance(written, str) and written and folder is not None:
         changed[image] = str(folder / written)
     if isinstance(values.get(pixels), list):
-        changed[pixels] = _bytes(values[pixels], scale)
+        changed[pixels] = _bytes(values[pixels], white)
     return {**values, **changed} if changed else values
 
 
@@ -113,21 +125,32 @@ def _with_usual_keys(values: _Values, columns: Mapping[str, str], folder: Path |
 _OTHER_NAMES = (("tags", "ner_tags", "tokens"), ("text", "caption", "image"))
 
 
-def _bytes(pixels: list[Any], scale: int) -> Any:
+_WHITEST = 255
+
+
+def _bytes(pixels: list[Any], white: int) -> Any:
     """The pixels from 0 to 255; as they are where they are no such numbers."""
     try:
-        return bytes(round(255 * pixel / scale) for pixel in pixels)
-    except (TypeError, ValueError):
+        return bytes(round(_WHITEST * pixel / white) for pixel in pixels)
+    except (TypeError, ValueError, OverflowError):
         return pixels
 
 
-def _scale(rows: Sequence[RawRow], columns: Mapping[str, str]) -> int:
-    """What stands for white in a file: 1, 16 (the digits of UCI) or 255, the least that no pixel exceeds."""
-    key = columns.get("pixels", "pixels")
-    lists = [row.values[key] for row in rows if isinstance(row.values.get(key), list)]
-    numbers = (pixel for pixels in lists for pixel in pixels if isinstance(pixel, int | float))
+def pixel_scale(rows: Sequence[RawRow], columns: Mapping[str, str]) -> int:
+    """What stands for white: 1, 16 (the digits of UCI) or 255, the least that no pixel exceeds.
+
+    Args:
+        rows: The rows of all splits of a task: they must be scaled alike, and one file may be darker than another.
+        columns: Our key to the file's own column name.
+    """
+    numbers = (pixel for pixels in _pixel_lists(rows, columns) for pixel in pixels if isinstance(pixel, int | float))
     highest = max(numbers, default=0)
-    return next((white for white in (1, 16) if highest <= white), 255)
+    return next((white for white in (1, 16) if highest <= white), _WHITEST)
+
+
+def _pixel_lists(rows: Sequence[RawRow], columns: Mapping[str, str]) -> list[list[Any]]:
+    key = columns.get("pixels", "pixels")
+    return [row.values[key] for row in rows if isinstance(row.values.get(key), list)]
 
 
 def _nested(values: _Values, notes: Notes) -> Iterator[_Values]:
@@ -146,8 +169,8 @@ SHAPES: tuple[Shape, ...] = (
     Shape("CASIE", ("cyberevent", "content"), casie_events),
     Shape("RAMS", ("evt_triggers", "sentences", "gold_evt_links"), rams_event),
     Shape("WikiEvents", ("event_mentions", "sentences", "entity_mentions"), wiki_events),
-    Shape("SQuAD", ("data",), _nested),
-    Shape("SQuAD", ("paragraphs",), _paragraphs),
+    Shape("SQuAD", ("data",), _nested, common=True),
+    Shape("SQuAD", ("paragraphs",), _paragraphs, common=True),
     Shape("ShareGPT", ("conversations",), lambda values, _: [as_messages(values)]),
     Shape("an event", ("tokens", "trigger"), lambda values, _: [event_of_tokens(values)]),
 )

@@ -14,7 +14,7 @@ from annotated_types import Predicate
 from evertune.streams.bad_rows import BadRows
 from evertune.streams.content_formats import Notes
 from evertune.streams.hugging_face import read_hub
-from evertune.streams.published import unfold
+from evertune.streams.published import pixel_scale, unfold
 from evertune.streams.readers import RawRow, read_rows
 from evertune.streams.row_formats import CheckedRow, RowFormat, check_rows, recognise
 from evertune.streams.task import Split
@@ -93,58 +93,79 @@ def _as_source(source: Source) -> Path | HubData:
     return Path(source)
 
 
-def read_sources(
-    sources: Sequence[Path | HubData],
+@dataclass(frozen=True)
+class _Raw:
+    """The rows of one source as it holds them: folder that paths begin in, and name for the manifest."""
+
+    rows: list[RawRow]
+    folder: Path | None
+    name: Path | str
+
+
+def read_splits(
+    sources: Mapping[Split, Sequence[Path | HubData]],
     *,
-    split: Split,
     columns: Mapping[str, str],
     bad: BadRows,
     named: str | None = None,
     names: Sequence[str] = (),
-) -> Read:
-    """Reads and checks the rows of one split.
+) -> dict[Split, Read]:
+    """Reads and checks the rows of a task.
 
     Args:
-        sources: Its sources.
-        split: Which split it is.
+        sources: The sources of each split.
         columns: Our key to the files' own column name.
         bad: Gets every bad row.
         named: Name of the row format, where rows have the keys of several.
         names: The tags in the order of their numbers, for rows of {tokens, tags} that hold numbers.
 
     Returns:
-        The good rows, numbered through all sources.
+        The good rows of each split, numbered through all its sources.
 
     Raises:
         DataError: If a data set cannot be had from the hub.
     """
+    raw: dict[Split, list[_Raw]] = {
+        split: [_raw(source, split, bad) for source in several] for split, several in sources.items()
+    }
+    white = pixel_scale([row for several in raw.values() for each in several for row in each.rows], columns)
+    return {
+        split: _checked(several, columns, bad, named=named, names=names, white=white) for split, several in raw.items()
+    }
+
+
+def _checked(
+    sources: Sequence[_Raw],
+    columns: Mapping[str, str],
+    bad: BadRows,
+    *,
+    named: str | None,
+    names: Sequence[str],
+    white: int,
+) -> Read:
     rows: list[CheckedRow] = []
     formats: list[RowFormat] = []
-    shown: list[Path | str] = []
     notes: Notes = Counter()
     seen = 0
     for source in sources:
-        published, name = _raw_rows(source, split, bad)
-        shown.append(name)
-        folder = source.absolute().parent if isinstance(source, Path) else None
-        raw = unfold(published, columns, folder=folder, bad=bad)
+        raw = unfold(source.rows, columns, folder=source.folder, bad=bad, white=white)
         notes += raw.notes
         row_format = recognise(raw.rows, raw.columns, bad, named=named)
         if row_format is not None:
             formats.append(row_format)
             rows += check_rows(raw.rows, row_format, raw.columns, bad, first_number=seen, names=names, notes=notes)
         seen += len(raw.rows)
-    return Read(rows, formats, tuple(shown), notes)
+    return Read(rows, formats, tuple(source.name for source in sources), notes)
 
 
-def _raw_rows(source: Path | HubData, split: Split, bad: BadRows) -> tuple[list[RawRow], Path | str]:
+def _raw(source: Path | HubData, split: Split, bad: BadRows) -> _Raw:
     if isinstance(source, Path):
-        return read_rows(source, split=split, bad=bad), source
+        return _Raw(read_rows(source, split=split, bad=bad), source.absolute().parent, source)
     values, commit = read_hub(
         source.name, subset=source.subset, split_name=source.split, revision=source.revision, split=split
     )
     rows = [RawRow(f"{source.path}:{number}", row) for number, row in enumerate(values, 1)]
-    return rows, f"{source} commit={commit}" if commit else str(source)
+    return _Raw(rows, None, f"{source} commit={commit}" if commit else str(source))
 
 
 def source_names(sources: Sequence[Path | str], base: Path) -> tuple[str, ...]:

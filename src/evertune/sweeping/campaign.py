@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -163,13 +164,36 @@ def _complete(folder: Path) -> bool:
 
 
 def start_process(words: Sequence[str], *, stdout: int | None = None) -> int:
-    """Runs ``evertune`` with these words in a process of its own.
+    """Runs ``evertune`` with these words in a process of its own; it is told to stop when this one is.
 
     Args:
         words: Its words.
         stdout: File descriptor of its standard output; None for that of this process.
+
+    Returns:
+        Its exit code; that of an interrupted run when this process was told to stop, however the run ended.
     """
-    process = subprocess.Popen([sys.executable, "-m", "evertune", *words], stdout=stdout)
+    stopped: list[int] = []
+    process: subprocess.Popen[bytes] | None = None
+
+    def stop(number: int, frame: object) -> None:
+        stopped.append(number)
+        if process is not None:
+            process.terminate()
+
+    # A terminal sends Ctrl-C to the run as well; SIGTERM comes to this process alone.
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        process = subprocess.Popen([sys.executable, "-m", "evertune", *words], stdout=stdout)
+        if stopped:
+            process.terminate()
+        code = _waited(process)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return Interrupted.exit_code if stopped else code
+
+
+def _waited(process: subprocess.Popen[bytes]) -> int:
     while True:
         try:
             return process.wait()

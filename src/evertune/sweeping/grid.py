@@ -94,13 +94,19 @@ def make_grid(
         with_base: Whether full fine-tuning comes first.
 
     Raises:
-        InputError: If a text is not of this form, a key is given twice, or a value of it is.
+        InputError: If a text is not of this form, if a key is given twice or a value of it is, or if a key has an
+            option of its own.
     """
     texts = [*([f"method={methods}"] if methods is not None else []), *sets]
     read = [_read(text) for text in texts]
     for place, axis in enumerate(read):
         if any(axis.key == other.key for other in read[:place]):
             raise InputError("This key is given twice.", where=f"--set {axis.key}", instead="Give all values at once.")
+        if axis.key == "output_dir":
+            what = "Every run of a sweep has a folder of its own below that of the sweep."
+            raise InputError(what, where="--set output_dir", instead="Write `--output-dir DIR`.")
+        if axis.key == "seed" and seeds is not None:
+            raise InputError("`--seeds` sets it too.", where="--set seed", instead="Give all seeds with `--seeds`.")
     numbers = tuple(split_values(seeds)) if seeds is not None else ()
     _check_values("--seeds", numbers)
     axes = tuple(axis for axis in read if len(axis.values) > 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evertune.evaluation.baselines import baseline_table, constant_baselines
+from evertune.evaluation.baselines import baseline_lines, baseline_table, constant_baselines
 from evertune.streams.contents import Argument, Content, Event, Passage, Picture, TaggedTokens
 from evertune.streams.examples import PromptTarget, Segment
 from evertune.streams.task import Task
@@ -28,6 +28,19 @@ def test_labels() -> None:
     assert constant_baselines(macro) == pytest.approx({"majority label": 0.2, "best constant answer": 3 / 7})
     image = Task("t", rows(("a", Picture("x", "1"))), (), rows(("a", Picture("x", "2"))), ("a", "b"), "accuracy")
     assert constant_baselines(image)["majority label"] == 1
+
+
+def test_lines_of_what_is_quick() -> None:
+    labelled = Task("l", texts("a", "a", "b"), (), texts("b", "b", "b", "a"), labels=("a", "b"), metric="accuracy")
+    free = Task("f", texts("yes"), (), texts("no"), metric="rougeL")
+    long = Task("m", texts("a"), (), texts("a") * 5001, labels=("a", "b"), metric="accuracy")
+    many = Task("n", texts("a"), (), texts("a") * 600, labels=tuple(map(str, range(90))), metric="accuracy")
+    passage = Passage("Who?", "A cat. It sat.", ("cat",), (2,))
+    asked = Task("q", (), (), rows(("cat", passage)), metric="squad_f1")
+    assert baseline_lines([labelled, free, long, many, asked]) == [
+        "baselines of l: majority label 0.250, best constant answer 0.750",
+        "baselines of q: no answer 0.000, first sentence 1.000",
+    ]
 
 
 def test_free_text() -> None:

@@ -6,8 +6,10 @@ import json
 import statistics
 from pathlib import Path
 
+import numpy
 import pytest
 from rich.console import Console
+from safetensors.numpy import save_file
 
 from evertune.files import write_json
 from evertune.reporting.sweep_plot import write_sweep_plot
@@ -116,20 +118,22 @@ def test_figures_of_a_run_folder(four: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(four, folder)
     last = sorted(folder.glob("stages/04-*"))[0]
-    for name, size in (
-        ("adapter/adapter_model.safetensors", 900),
-        ("heads.safetensors", 90),
-        ("method.safetensors", 9),
-    ):
-        (last / name).parent.mkdir(exist_ok=True)
-        (last / name).write_bytes(b"x" * size)
+    task = json.loads((last / "metrics.json").read_text())["tasks"][0]
+    held = {"base_model.model.classifier.weight": numpy.ones((2, 3), "float32")}
+    (last / "adapter").mkdir(exist_ok=True)
+    save_file({**held, "lora_A.weight": numpy.ones(40)}, last / "adapter" / "adapter_model.safetensors")
+    # The head of the stage's own task lies beside its adapter too; that of an earlier task does not.
+    heads = {f"{task}/classifier.weight": numpy.ones((2, 3), "float32"), "old/classifier.weight": numpy.ones(5)}
+    save_file(heads, last / "heads.safetensors")
+    (last / "method.safetensors").write_bytes(b"x" * 9)
+    sizes = [(last / name).stat().st_size for name in ("adapter/adapter_model.safetensors", "heads.safetensors")]
     write_json(last / "adapter" / "adapter_config.json", {"r": 12})
     figures = read_figures(folder, name="four", version="four", values={})
     metrics = [json.loads(path.read_text())["training"] for path in sorted(folder.glob("stages/*/metrics.json"))]
     assert figures.seconds_per_epoch == pytest.approx(
         sum(record["seconds"] for record in metrics) / sum(record["epochs"] for record in metrics)
     )
-    assert (figures.rank, figures.disk_bytes, figures.status) == (12, 990, "done")
+    assert (figures.rank, figures.disk_bytes, figures.status) == (12, sum(sizes) - 2 * 3 * 4, "done")
     summary = json.loads((folder / "summary.json").read_text())
     assert list(figures.scores) == ["average_accuracy", "backward_transfer", "forgetting"]
     assert figures.scores["average_accuracy"] == summary["average_accuracy"]

@@ -419,7 +419,7 @@ def test_pixels(console, write):
         ({"image": "images/0.png", "text": ""}, "The answer `text` is blank."),
         ({"pixels": [1, 2, 3], "label": 1}, "3 pixels are no square. Add `width`."),
         ({"pixels": [1, 2, 3], "label": 1, "width": 2}, "3 pixels are no rows of 2."),
-        ({"pixels": [-1], "label": 1}, "`pixels` is a list ([-1]), not a list of numbers."),
+        ({"pixels": [-1], "label": 1}, "`pixels` is a list ([-1]), not a list of numbers from 0 to 255. Correct it."),
         ({"pixels": [], "label": 1}, "0 pixels are no rows of 0."),
     ],
 )

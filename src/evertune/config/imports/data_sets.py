@@ -56,7 +56,7 @@ def read_dataset_info(file: Path) -> dict[str, dict[str, Any]]:
         content = json.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"This file cannot be read: {error.strerror}.", where=str(file)) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(f"This file is not JSON: {error}.", where=str(file)) from error
     if not is_dataset_info(content):
         raise InputError(
@@ -100,7 +100,7 @@ def _add(draft: Draft, name: str, entry: Mapping[str, Any], data: Path, folder: 
         draft.leave(name, dict(entry), reason)
         return
     task: dict[str, Plain] = {"name": _free_name(draft, name), "train": _source(entry, data, folder)}
-    dialogue = entry.get("formatting", "alpaca") in ("sharegpt", "openai")
+    dialogue = (entry.get("formatting") or "alpaca") in ("sharegpt", "openai")
     task["template"] = "chat" if dialogue else template
     columns = _columns(draft, name, entry, dialogue=dialogue)
     if columns:
@@ -124,12 +124,35 @@ def _free_name(draft: Draft, name: str) -> str:
     return free
 
 
+_KINDS: Mapping[str, tuple[type, str]] = {
+    "file_name": (str, "text"),
+    "hf_hub_url": (str, "text"),
+    "formatting": (str, "text"),
+    "columns": (dict, "an object"),
+    "tags": (dict, "an object"),
+}
+
+
+def _malformed(entry: Mapping[str, Any]) -> str:
+    for key, (kind, name) in _KINDS.items():
+        value = entry.get(key)
+        if value is not None and not isinstance(value, kind):
+            return f"`{key}` is {json.dumps(value)[:40]}, not {name}"
+    columns: dict[str, Any] = entry.get("columns") or {}
+    wrong = [key for key, column in columns.items() if column is not None and not isinstance(column, str)]
+    return f"the columns {', '.join(wrong)} have no names" if wrong else ""
+
+
 def _unreadable(entry: Mapping[str, Any]) -> str:
+    malformed = _malformed(entry)
+    if malformed:
+        return malformed
     if entry.get("ranking"):
         return "pairs of a better and a worse answer are not learnt here"
-    if not {"file_name", "hf_hub_url"} & set(entry):
-        return f"it is had through {', '.join(key for key in _PLACES if key in entry)} alone, which is not read"
-    if entry.get("formatting", "alpaca") not in ("alpaca", "sharegpt", "openai"):
+    if not entry.get("file_name") and not entry.get("hf_hub_url"):
+        others = ", ".join(key for key in _PLACES if entry.get(key))
+        return f"it is had through {others} alone, which is not read" if others else "it names no file"
+    if (entry.get("formatting") or "alpaca") not in ("alpaca", "sharegpt", "openai"):
         return f"no such format here: {entry['formatting']}"
     columns: dict[str, Any] = entry.get("columns") or {}
     if "kto_tag" in columns:
@@ -142,7 +165,7 @@ def _unreadable(entry: Mapping[str, Any]) -> str:
 
 def _source(entry: Mapping[str, Any], data: Path, folder: Path) -> Plain:
     """As there, the hub comes before a file."""
-    if "hf_hub_url" not in entry:
+    if not entry.get("hf_hub_url"):
         return relative(data / entry["file_name"], folder)
     further = {key: entry[key] for key in ("subset", "split") if entry.get(key)}
     path = f"hub:{entry['hf_hub_url']}"
@@ -153,7 +176,8 @@ def _columns(draft: Draft, name: str, entry: Mapping[str, Any], *, dialogue: boo
     """Our keys to their columns, where they differ."""
     ours: dict[str, str] = _DIALOGUE if dialogue else _ALPACA
     tags: dict[str, Plain] = entry.get("tags") or {}
-    columns: dict[str, str] = entry.get("columns") or {}
+    written: dict[str, str | None] = entry.get("columns") or {}
+    columns = {key: name for key, name in written.items() if name is not None}
     if dialogue and tags.get("role_tag") == "role":
         ours = {**ours, "messages": "messages"}
     found: dict[str, Plain] = {}

@@ -12,6 +12,7 @@ from evertune.config.marks import Plain
 from evertune.config.models import task_type_of
 from evertune.config.single_task import PEFT_TASK_TYPES
 from evertune.config.spellings import Spelling, Unfit, by_name
+from evertune.errors import InputError
 
 UNKNOWN = "nothing here is known by this name"
 
@@ -100,9 +101,16 @@ def add_model(draft: Draft, folder: Path, told: Plain = None) -> None:
         draft: The configuration under way; `backbone.path` is as it was written there.
         folder: Folder of the configuration.
         told: peft's name of the task type, if the file holds one.
+
+    Raises:
+        InputError: If the model is no text.
     """
     text = draft.values.get("backbone.path")
-    if not isinstance(text, str) or not text:
+    if text is not None and not isinstance(text, str):
+        name = draft.comments["backbone.path"].partition(",")[0] or "backbone.path"
+        what = f"`{name}` is {json.dumps(text)[:40]}, which names no model."
+        raise InputError(what, where=draft.origin, instead="Write a folder or a hub id.")
+    if not text:
         draft.put("backbone.path", "builtin:tiny-llama", "no model is named: write yours")
         return
     path = Path(text).expanduser()

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from evertune import dialect
 from evertune.config.imports.arguments import from_hugging_face, from_llama_factory, is_llama_factory
 from evertune.config.imports.data_sets import add_data_sets, is_dataset_info
 from evertune.config.imports.draft import UNKNOWN, Draft, Left, add_model, relative
 from evertune.config.load import load_config
-from evertune.config.marks import Plain
+from evertune.config.marks import Plain, parse
 from evertune.config.old_runs.render import entry, one_line
 from evertune.config.spellings import by_name
 from evertune.errors import ConfigError, InputError, Problem
@@ -113,15 +111,22 @@ def _read(file: Path) -> Any:
     except OSError as error:
         raise InputError(f"Cannot read this: {error.strerror}.", where=str(file)) from error
     try:
-        return json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
+        if file.suffix.lower() == ".json":
+            content = json.loads(text)
+        else:
+            # As our own files are read: without objects, loops, or aliases that blow it up.
+            content = parse(text, source=str(file), folder=file.parent).plain
+        json.dumps(content, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         raise InputError(
             f"This file is not JSON: {error.msg}.", where=f"{file}:{error.lineno}:{error.colno}"
         ) from error
-    except yaml.YAMLError as error:
-        raise InputError(f"This file is not YAML: {' '.join(str(error).split())}.", where=str(file)) from error
     except RecursionError as error:
         raise InputError("This file is nested too deeply.", where=str(file)) from error
+    except UnicodeEncodeError as error:
+        what = f"This file holds half a character (U+{ord(error.object[error.start]):04X})."
+        raise InputError(what, where=str(file), instead="Remove it.") from error
+    return content
 
 
 def _draft(content: Mapping[str, Any], file: Path, folder: Path) -> Draft:
