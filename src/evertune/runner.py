@@ -13,9 +13,9 @@ from evertune import distributed
 from evertune.adapters.spec import BASE_CHANGE, HEADS_FILE, AdapterPlan
 from evertune.assembly import Parts, assemble
 from evertune.checking import check_adapter, check_rows, check_safety_prompts
+from evertune.closing import say_results
 from evertune.console import Console, duration
 from evertune.environment import describe_environment
-from evertune.evaluation.baselines import baseline_lines
 from evertune.evaluation.cell import Cell, row_summary
 from evertune.evaluation.safety import SafetyResult, with_safety
 from evertune.files import atomic_folder, read_json, sha256, write_json, write_json_lines, write_tensors
@@ -24,12 +24,9 @@ from evertune.methods.base import Context
 from evertune.methods.stack import MethodStack, States
 from evertune.metrics.matrix import EvalMatrix, summary_metrics
 from evertune.optim.projected_adamw import projected_bytes
-from evertune.reporting.before_after import adapter_line, before_after_table, before_and_after
 from evertune.reporting.html import write_report
-from evertune.reporting.load import Run, load_run
-from evertune.reporting.memory import memory_table
+from evertune.reporting.load import load_run
 from evertune.reporting.plots import write_plots
-from evertune.reporting.table import run_result
 from evertune.run_folder import Mode, RunFolder
 from evertune.scoring import DevScorer, Scorer
 from evertune.settings import RunSettings
@@ -357,24 +354,9 @@ class _Walk:
     def _finish(self) -> RunResult:
         report = distributed.on_main(self._write_results)
         summary = read_json(self.folder.path / "summary.json")
-        done = load_run(self.folder.path)
-        self.console.show(run_result(done))
-        for line in baseline_lines(self.stream.tasks):
-            self.console.say(line)
-        memory = memory_table(done)
-        if memory is not None:
-            self.console.show(memory)
-        self._say_answers(done)
+        say_results(load_run(self.folder.path), self.parts, self.console)
         self.console.say(f"time {duration(summary['seconds'])}; report {report}")
         return RunResult(self.folder.path, self.matrix, summary, report)
-
-    def _say_answers(self, done: Run) -> None:
-        """What was answered before and after, where answers are free text, and what is kept of it."""
-        rows = before_and_after(done, self.stream) if self.parts.backbone.answers_in_text else []
-        if rows:
-            self.console.show(before_after_table(rows))
-        if line := adapter_line(done):
-            self.console.say(line)
 
     def _write_results(self) -> Path:
         # A kill just after the last stage was saved leaves its checkpoint behind.

@@ -35,7 +35,7 @@ _RARE = 0.01
 """How likely a begin or end is held to be before anything is learnt (Lin et al. 2017, section 3.3)."""
 LIKELY = 0.3
 """How likely a begin or end must be to count. What is judged by F1 does best at half of the F1 that can be had (Lipton,
-Elkan and Naryanaswamy 2014, arXiv:1402.1892): 0.3 suits an F1 of 60 %, and 0.5 only a perfect model."""
+Elkan and Narayanaswamy 2014, arXiv:1402.1892): 0.3 suits an F1 of 60 %, and 0.5 only a perfect model."""
 
 
 class ArgumentReader(Reader):
