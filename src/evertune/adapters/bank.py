@@ -53,7 +53,7 @@ class AdapterBank:
             fingerprint: Of the base model; adapters of another one are refused.
         """
         self.base_model = model
-        self._spec = spec
+        self._spec = spec = spec.with_tokenizer(base_path)
         base = BaseModel(base_path, fingerprint)
         self._shelf = Shelf(model, spec, task_type, base, self._activate)
         self._open = OpenWeights(model)

@@ -62,6 +62,13 @@ class AdapterSpec:
         """Adapters on the same modules that add ``B A`` as it is: of this rank, with scaling 1 and without dropout."""
         return replace(self, r=rank, lora_alpha=rank, use_rslora=False, lora_dropout=0.0, options={})
 
+    def with_tokenizer(self, path: str) -> AdapterSpec:
+        """The same; virtual tokens that begin as a text are read by the model's own tokenizer where none is named."""
+        begins_as_text = str(self.options.get("prompt_tuning_init", "")).upper().endswith("TEXT")
+        if not begins_as_text or self.options.get("tokenizer_name_or_path"):
+            return self
+        return replace(self, options={**self.options, "tokenizer_name_or_path": path})
+
 
 @dataclass(frozen=True)
 class BaseWeights:

@@ -14,7 +14,6 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from transformers import BloomConfig, BloomForCausalLM, ViTConfig, ViTForImageClassification
 
 from evertune.adapters.targets import resolve_targets
-from evertune.backbones.builtin import builtin_folder
 from evertune.cli.app import main
 from evertune.config.load import load_config, recipes
 from evertune.settings import RunSettings
@@ -178,8 +177,6 @@ def small(name: str) -> list[str]:
         changes += ["train.max_target_length=8", "evaluation.per_device_eval_batch_size=4"]
     if name == "adalora-bloomz-560m":
         changes += ["train.max_steps=5", "adapter.tinit=1", "adapter.tfinal=2", "adapter.deltaT=1"]
-    if name == "prompt-tuning-bloomz-560m":
-        changes += [f"adapter.tokenizer_name_or_path={builtin_folder(model)}"]
     return [f"--set={change}" for change in changes]
 
 
