@@ -233,7 +233,9 @@ def _metrics(metrics: Sequence[Metric], answered: _Answered) -> dict[str, float]
     """The task's own metrics, those of published result files, and those of classification where there are labels."""
     if not answered.texts:
         return {}
-    usual = [METRICS.get(name) for name in (*_ALWAYS, *(_WITH_LABELS if answered.labels else ()))]
+    # Overlap of words means nothing where answers are JSON with places, or images.
+    texts = () if any(metric.content for metric in metrics) else _ALWAYS
+    usual = [METRICS.get(name) for name in (*texts, *(_WITH_LABELS if answered.labels else ()))]
     # Of rows there is a number for every metric, so there is one of all of them.
     scores = {each.name: each.score(*answered.of(each)) or 0.0 for each in (*usual, *metrics)}
     if answered.labels:
