@@ -82,7 +82,9 @@ def test_a_method_says_what_it_needs_of_adapters(tmp_path: Path) -> None:
         settings(tmp_path, method=["osf", "replay"], adapter={**QUERIES, "kind": "oft"})
     with pytest.raises(InputError, match="method o-lora works on the low-rank factors of the adapters, but adapters"):
         settings(tmp_path, method="o-lora", adapter={**QUERIES, "kind": "osf"})
-    with pytest.raises(InputError, match="method inc-lora adds the changes of several adapters, but one set of virtual"):
+    with pytest.raises(
+        InputError, match="method inc-lora adds the changes of several adapters, but one set of virtual"
+    ):
         settings(tmp_path, method="inc-lora", adapter={"kind": "prompt_tuning"})
 
 

@@ -17,15 +17,18 @@ _AVERAGES = ("exp_avg_ipt", "exp_avg_unc", "ipt")
 class AdaLoraModel(WrappedModel):
     """See `evertune.adapters.holder.Holder`: one AdaLoRA adapter, with the importance of its directions."""
 
+    def begin_stage(self) -> None:
+        """Forgets which directions an earlier stage kept: all of them learn until this one has weighed them."""
+        self._live.rank_pattern = None
+
     def begin(self, total_steps: int) -> None:
-        """Says how many steps the ranks have to come down to their budget, unless `total_step` says it.
+        """Says how many steps the ranks have to come down to their budget: those of the stage.
 
         Raises:
             ConfigError: If warm-up and rest take all of them.
         """
         config = self._live
-        if "total_step" not in self._spec.options:
-            config.total_step = total_steps
+        config.total_step = total_steps
         if config.tinit + config.tfinal >= config.total_step:
             raise ConfigError(
                 f"`tinit` and `tfinal` take all of the {config.total_step} steps of the stage.",

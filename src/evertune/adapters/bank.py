@@ -251,7 +251,7 @@ class AdapterBank:
             self._activate()
 
     def begin_from(self, batches: Callable[[], Iterable[Any]], loss: Loss) -> None:
-        """Lets new adapters that learn begin from data, where they do; those that were loaded are left as they are.
+        """Where a stage begins (not where it goes on): new adapters begin from data, if they do; others keep weights.
 
         Args:
             batches: The rows of the stage.

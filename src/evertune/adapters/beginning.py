@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+
+from evertune.errors import ConfigError
 
 if TYPE_CHECKING:
     from peft import LoraConfig, PeftModel
@@ -25,6 +27,23 @@ _NOTES = ("eigens", "_peft_loraga_grad")  # what peft leaves on the modules of a
 def begins_from_data(spec: AdapterSpec) -> bool:
     """Whether new adapters are not complete before they have seen rows."""
     return spec.kind == "lora" and spec.options.get("init_lora_weights") in ("eva", "corda", "lora_ga")
+
+
+def check_beginning(spec: AdapterSpec) -> None:
+    """Refuses files between runs of what adapters begin with.
+
+    Raises:
+        ConfigError: If `corda_config` or `lora_ga_config` names one.
+    """
+    for section in ("corda_config", "lora_ga_config"):
+        held = spec.options.get(section)
+        for name in ("cache_file", "covariance_file"):
+            if isinstance(held, Mapping) and held.get(name) is not None:
+                raise ConfigError(
+                    "would be written and read as a pickle, and let later tasks begin from the rows of the first.",
+                    where=f"adapter.{section}.{name}",
+                    instead="Remove the key: what adapters begin with is computed from the rows of each stage.",
+                )
 
 
 def begin_eva(model: PeftModel, name: str, batches: Iterable[Any], loss: Loss) -> None:

@@ -90,12 +90,17 @@ class Filing:
         if heads and "modules_to_save" in kind_options(spec.kind):
             encoder = getattr(self.model, "base_model_prefix", "")
             of_heads, modules = head_tensors(heads, prompts=kind_of(spec).prompts, encoder=encoder)
-            changes["modules_to_save"] = modules
+            chosen = spec.options.get("modules_to_save") or ()
+            modules = [module for module in modules if module not in chosen]
+            changes["modules_to_save"] = [*chosen, *modules]
             if spec.kind not in _KEYS_AND_VALUES:
                 changes["task_type"] = task_of(self.task_type, heads=True)
-            state = {**tensors, **of_heads}
+            state = {**of_heads, **tensors}
         else:
             state, modules = tensors, []
+        if Path(str(spec.options.get("tokenizer_name_or_path") or "")).is_absolute():
+            # Over once they have learnt; peft asks for a name, and a folder of this machine means nothing elsewhere.
+            changes["tokenizer_name_or_path"] = self.base.path
         config = self.config(spec, targets)
         write_adapter(folder, config, state, self.base, below=below, changes=changes)
         if modules:

@@ -11,9 +11,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from peft import PeftConfig
+from peft.utils.other import get_pattern_key
 from safetensors.torch import save
 from torch import Tensor
 
+from evertune.adapters.peft_options import OURS as NOT_WRITTEN
 from evertune.adapters.spec import BASE_CHANGE
 from evertune.errors import CheckpointError, Problem
 from evertune.files import read_json, read_tensors
@@ -29,6 +31,7 @@ _FREE = frozenset(
     | {"r", "lora_alpha", "use_rslora", "lora_dropout", "init_lora_weights", "eva_config", "runtime_config"}
     | {"corda_config", "lora_ga_config", "loftq_config", "feedforward_modules"}
     | {"target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "fan_in_fan_out"}
+    | {"prompt_tuning_init", "prompt_tuning_init_text", "tokenizer_name_or_path", "tokenizer_kwargs"}
 )
 # Of AdaLoRA: what came of the ranks, and over how many steps.
 _LEARNT = frozenset({"rank_pattern", "total_step"})
@@ -91,10 +94,19 @@ class AdapterFolder:
 
     @property
     def scaling(self) -> float:
-        """What a low-rank change is multiplied with."""
-        rank = self.config["r"]
-        alpha = self.config.get("lora_alpha", 8)  # peft's default, which old folders leave out
+        """What a low-rank change is multiplied with where no pattern says otherwise."""
+        return self.scaling_of("")
+
+    def scaling_of(self, path: str) -> float:
+        """What the low-rank change of a module is multiplied with; `path` is its own in the base model."""
+        rank = self._patterned("rank_pattern", path, self.config["r"])
+        # peft's default, which old folders leave out
+        alpha = self._patterned("alpha_pattern", path, self.config.get("lora_alpha", 8))
         return alpha / (math.sqrt(rank) if self.config.get("use_rslora") else rank)
+
+    def _patterned(self, option: str, path: str, usual: float) -> float:
+        pattern: Mapping[str, float] = self.config.get(option) or {}
+        return pattern.get(get_pattern_key(list(pattern), path), usual)
 
 
 def write_adapter(
@@ -188,7 +200,8 @@ def _without_heads(
     if not modules:
         return config, tensors
     heads = tuple(f"{prefix}{name}." for prefix in ("base_model.", "base_model.model.") for name in modules)
-    return {**config, "modules_to_save": None}, {k: t for k, t in tensors.items() if not k.startswith(heads)}
+    rest = [name for name in config.get("modules_to_save") or () if name not in modules]
+    return {**config, "modules_to_save": rest or None}, {k: t for k, t in tensors.items() if not k.startswith(heads)}
 
 
 def read_adapter_config(folder: Path) -> tuple[dict[str, Any], BaseModel]:
@@ -313,7 +326,8 @@ def _option_problems(
     compared = ["r", "lora_alpha", "use_rslora"] if exactly or theirs["peft_type"] != "LORA" else ["r"]
     for option in compared:
         if option in ours and (theirs.get(option) or None) != (ours[option] or None):
-            yield Problem(where, f"`{option}` is {theirs.get(option)} there and {ours[option]} here.", "")
+            what = f"`{option}` is {theirs.get(option)} there and {ours[option]} here."
+            yield Problem(where, what, _as_there(theirs, option))
     if theirs["peft_type"] == "LORA" and not isinstance(theirs.get("lora_alpha", 0), int | float):
         yield Problem(where, f"`lora_alpha` is {theirs['lora_alpha']!r}, which is not a number.")
     if theirs.get("init_lora_weights", True) not in _PLAIN_INITIALISATIONS:
@@ -323,7 +337,21 @@ def _option_problems(
     for option in sorted(theirs.keys() - free):
         # An option that peft does not know here is taken as off when its value says so.
         if _alike(theirs[option]) != _alike(ours.get(option)):
-            yield Problem(where, f"`{option}` is {theirs[option]} there and {ours.get(option)} here.", "")
+            what = f"`{option}` is {theirs[option]} there and {ours.get(option)} here."
+            can_be_written = option in ours and option not in NOT_WRITTEN
+            yield Problem(where, what, _as_there(theirs, option) if can_be_written else "")
+
+
+def _as_there(theirs: Mapping[str, Any], option: str) -> str:
+    """What to write here so that an option is what it is in a folder."""
+    written = f"Write `adapter.{option}: {json.dumps(theirs.get(option))}`"
+    if theirs["peft_type"] != "LORA" or option != "r":
+        return f"{written}."
+    alpha = json.dumps(theirs.get("lora_alpha", 8))
+    return (
+        f"{written} and `adapter.lora_alpha: {alpha}`. An adapter that began as PiSSA, OLoRA, CorDA or LoRA-GA is "
+        "saved with twice its rank."
+    )
 
 
 def _alike(value: Any) -> Any:

@@ -104,6 +104,28 @@ KINDS: Mapping[str, Kind] = {
 }  # fmt: skip
 """Every `adapter.kind` that can be written: the names of peft's `PeftType` in small letters, and two of ours."""
 
+_LORA = "Write `kind: lora` with"
+OTHERWISE: Mapping[str, str] = {
+    "dora": f"{_LORA} `use_dora: true`.",
+    "rslora": f"{_LORA} `use_rslora: true`.",
+    **{name: f"{_LORA} `init_lora_weights: {name}`." for name in ("pissa", "olora", "eva", "corda", "loftq", "mica")},
+    "loraga": f"{_LORA} `init_lora_weights: lora_ga`.",
+    "qlora": "Write `kind: lora`, and `quantization: nf4` under `backbone`.",
+    "lora+": f"{_LORA} `loraplus_lr_ratio: 16`.",
+    "loraplus": f"{_LORA} `loraplus_lr_ratio: 16`.",
+    "lorafa": f"{_LORA} `lora_fa: true`.",
+    "bitfit": f"{_LORA} `bias: all`, whose biases learn beside it, or `kind: beft` for biases alone.",
+    "prefix": "Write `kind: prefix_tuning`.",
+    "bone": "Write `kind: miss`.",
+}
+"""Names of methods that are no kind of their own: small, without hyphens; to what is written for them."""
+
+
+def otherwise(name: str) -> str:
+    """What is written for a method that is no kind of its own; empty if it is not known."""
+    return OTHERWISE.get(name.lower().replace("-", "").replace("_", "").replace(" ", ""), "")
+
+
 # Ways to begin that take a part of the base weight away: the adapter means something else on the base as it came.
 _MUTATING = ("pissa", "olora", "corda", "lora_ga")
 # Options of LoRA that leave its change of a weight `B A` times a number.
@@ -119,8 +141,8 @@ def kind_of(spec: AdapterSpec) -> Kind:
         ConfigError: If there is no such kind.
     """
     if spec.kind not in KINDS:
-        what, instead = f"There is no adapter kind `{spec.kind}`.", did_you_mean(spec.kind, list(KINDS))
-        raise ConfigError(what, where="adapter.kind", instead=instead)
+        instead = otherwise(spec.kind) or did_you_mean(spec.kind, list(KINDS))
+        raise ConfigError(f"There is no adapter kind `{spec.kind}`.", where="adapter.kind", instead=instead)
     return KINDS[spec.kind]
 
 

@@ -63,6 +63,7 @@ def build_config(spec: AdapterSpec, targets: Targets, task_type: str) -> PeftCon
     """
     cls = config_class(spec.kind)
     values = _values(spec)
+    _check_tokenizer(values)
     if kind_of(spec).place in ("linear", "norm", "embedding"):
         values["target_modules"] = list(targets.names)
     if "fan_in_fan_out" in {name for one in cls.__mro__ for name in getattr(one, "__annotations__", {})}:
@@ -82,6 +83,31 @@ def build_config(spec: AdapterSpec, targets: Targets, task_type: str) -> PeftCon
         return cls(task_type=TaskType(task) if task else None, **values)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"peft does not take these options: {_flat(error)}.", where="adapter") from error
+
+
+def _check_tokenizer(values: Mapping[str, Any]) -> None:
+    """Reads the tokenizer that peft will read, whose absence it does not explain.
+
+    Raises:
+        ConfigError: If virtual tokens begin as a text and there is no such tokenizer.
+    """
+    name = values.get("tokenizer_name_or_path")
+    if not name or not str(values.get("prompt_tuning_init", "")).upper().endswith("TEXT"):
+        return
+    from transformers import AutoTokenizer
+
+    try:
+        AutoTokenizer.from_pretrained(name, **_trusting_nothing(values.get("tokenizer_kwargs")))
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"no tokenizer can be read from `{name}`: {_flat(error)[:200]}.",
+            where="adapter.tokenizer_name_or_path",
+            instead="Name a folder that holds one, or a hub id, or leave it out for the model's own.",
+        ) from error
+
+
+def _trusting_nothing(written: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: value for key, value in (written or {}).items() if key != "trust_remote_code"}
 
 
 def check_sizes(spec: AdapterSpec, model: nn.Module, targets: Targets) -> None:
@@ -132,7 +158,7 @@ def _values(spec: AdapterSpec) -> dict[str, Any]:
         changed = [name for name in SPEC_FIELDS if getattr(spec, name) != getattr(usual, name)]
         values = {**{name: getattr(spec, name) for name in changed if name in known}, **values}
     if spec.kind == "adalora":
-        values.setdefault("total_step", _MANY_STEPS)
+        values["total_step"] = _MANY_STEPS
     return built(spec.kind, values)
 
 

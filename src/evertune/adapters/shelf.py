@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from evertune.adapters.beginning import Loss, begins_from_data
+from evertune.adapters.beginning import Loss, begins_from_data, check_beginning
 from evertune.adapters.filing import MODEL, Filing, needs_state
 from evertune.adapters.folder import WEIGHTS, AdapterFolder, BaseModel, check_tensors, head_tensors, write_adapter
 from evertune.adapters.holder import Holder
@@ -76,6 +76,7 @@ class Shelf:
     def add(self, name: str, seed: int) -> None:
         """See `AdapterBank.add`."""
         require_new(name, self.names)
+        check_beginning(self.spec)
         if self._without_weights and no_factors(self.spec):
             rehearse(self.base_model, self.spec, self.targets, self._task_type)
             return
@@ -125,7 +126,7 @@ class Shelf:
             raise CapabilityError(
                 f"{len(names)} adapters cannot be written as one: {why}.",
                 where="--as adapter",
-                instead="Write `--as merged`.",
+                instead="Write `--as merged`: it is kept if it computes the same, which not all kinds do when merged.",
             )
         tensors, rank = summed_tensors(self.layers, [peft_name(name) for name in names])
         config = build_config(self.spec.exact(rank), self.targets, self._task_type)
@@ -170,6 +171,9 @@ class Shelf:
                 torch.default_generator.manual_seed(0)
                 self.holder.begin_from(name, batches(), loss)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
             self.model.train(self.base_model.training)
+        # What an earlier stage left beside the weights is over.
+        if names and (hook := getattr(getattr(self.holder, "inner", self.holder), "begin_stage", None)):
+            hook()
         if new:
             self._changed()
 

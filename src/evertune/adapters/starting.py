@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from torch import Tensor
+
 from evertune.adapters.filing import Filing
 from evertune.adapters.folder import CONFIG, AdapterFolder, check_config, find_adapter, read_adapter
 from evertune.adapters.kinds import FULL, NONE
@@ -61,6 +63,14 @@ def read_start(folder: Path, spec: AdapterSpec, filing: Filing, targets: Targets
     check_config(found, config, base, exactly=False)
     if spec.kind != "lora":
         return Start(found, spec)
-    factor = found.scaling / AdapterFolder(folder, config.to_dict(), {}, base).scaling
-    scaled = {key: tensor.float() * factor if ".lora_B." in key else tensor for key, tensor in found.tensors.items()}
-    return Start(replace(found, tensors=scaled), spec)
+    return Start(replace(found, tensors=_rescaled(found, AdapterFolder(folder, config.to_dict(), {}, base))), spec)
+
+
+def _rescaled(found: AdapterFolder, here: AdapterFolder) -> dict[str, Tensor]:
+    """The tensors of `found`, with B such that they mean the same with the scaling `here`, module by module."""
+    tensors = dict(found.tensors)
+    for key, tensor in found.tensors.items():
+        path, low_rank, _ = key.removeprefix("base_model.model.").partition(".lora_B.")
+        if low_rank:
+            tensors[key] = tensor.float() * (found.scaling_of(path) / here.scaling_of(path))
+    return tensors

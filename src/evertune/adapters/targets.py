@@ -64,6 +64,7 @@ def resolve_targets(model: nn.Module, spec: AdapterSpec) -> Targets:
     Raises:
         ConfigError: If a role, name, expression or layer index matches nothing; lists what exists.
     """
+    _check_saved(model, spec.options.get("modules_to_save") or ())
     place = kind_of(spec).place
     if place in ("inside", ""):
         return NOWHERE
@@ -77,11 +78,54 @@ def resolve_targets(model: nn.Module, spec: AdapterSpec) -> Targets:
         paths = _in_layers(paths, spec.layers)
     if spec.num_frozen_layers:
         paths = _above(paths, spec.num_frozen_layers, model)
+    if spec.kind in _PATTERNED:
+        _check_patterns(paths, spec)
     everything = [path for path, _ in model.named_modules()]
     is_conv1d = all(isinstance(modules[path], Conv1D) for path in paths)
     inner = [path for path in paths if roles.role_of(path) in _FEED_FORWARD]
     feed_forward = tuple(sorted(_shortest_endings(inner, everything))) if inner else ()
     return Targets(paths, tuple(sorted(_shortest_endings(paths, everything))), is_conv1d, feed_forward)
+
+
+# Kinds whose patterns peft reads by `get_pattern_key`; of AdaLoRA it is what was learnt.
+_PATTERNED = frozenset({"lora", "delora", "hira", "loha", "lokr"})
+
+
+def _check_saved(model: nn.Module, names: Iterable[str]) -> None:
+    """Refuses names of modules to save that no path of the model ends with: peft passes over some of them."""
+    paths = [path for path, _ in model.named_modules() if path]
+    there = list(dict.fromkeys(last for path in paths if not (last := path.split(".")[-1]).isdigit()))
+    missing = [name for name in names if not any(path.endswith(name) for path in paths)]
+    _refuse("adapter.modules_to_save", "No module of this model is called", missing, there)
+
+
+def _check_patterns(paths: Iterable[str], spec: AdapterSpec) -> None:
+    """Refuses keys of patterns that match no target: peft takes the usual value for all of them, silently."""
+    there = list(dict.fromkeys(path.split(".")[-1] for path in paths))
+    for option in ("rank_pattern", "alpha_pattern", "lambda_pattern"):
+        missing = [key for key in spec.options.get(option) or {} if not _pattern_matches(key, paths)]
+        _refuse(f"adapter.{option}", "No target is matched by", missing, there)
+
+
+def _pattern_matches(key: str, paths: Iterable[str]) -> bool:
+    """Whether a name or expression means one of the paths, as `peft.utils.other.get_pattern_key` reads it."""
+    try:
+        return any(re.match(rf"(.*\.)?({key})$", path) for path in paths)
+    except re.error:
+        return False
+
+
+def _refuse(where: str, what: str, missing: Sequence[str], there: Sequence[str]) -> None:
+    problems = [
+        Problem(where, f"{what} `{name}`.", f"{_near(name, there)}There are: {', '.join(there)}.") for name in missing
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _near(name: str, there: Sequence[str]) -> str:
+    near = did_you_mean(name, there)
+    return f"{near} " if near.startswith("Did") else ""
 
 
 def targetable_modules(model: nn.Module, place: str) -> dict[str, nn.Module]:

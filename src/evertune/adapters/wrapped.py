@@ -135,6 +135,8 @@ class WrappedModel:
     def merge(self, live: Sequence[str]) -> None:
         """See `Holder.merge`."""
         names = [*self._stacked, *map(peft_name, live)]
+        if self._spec.kind == "oft":  # the input meets the oldest rotation first, so that its factor stands last
+            names.reverse()
         try:
             self._tuner.merge_and_unload(adapter_names=names)
         except (NotImplementedError, ValueError, AttributeError, TypeError, RuntimeError) as error:

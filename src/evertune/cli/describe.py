@@ -43,7 +43,7 @@ def describe(
 
 def _found(name: str) -> dict[str, Any]:
     """Everything about a name as plain values."""
-    from evertune.adapters.kinds import KINDS
+    from evertune.adapters.kinds import KINDS, otherwise
     from evertune.cli.catalog import REGISTRIES, entries
     from evertune.config.load import recipes
     from evertune.config.schema import SECTIONS
@@ -52,13 +52,17 @@ def _found(name: str) -> dict[str, Any]:
         return _config()
     if name in SECTIONS:
         return _class("section", name, SECTIONS[name])
-    if name in KINDS and name != "osf":  # which is a method's name too: it says what the kind is for
+    adapter: dict[str, Any] = {}
+    if name in KINDS:
         from evertune.cli.kinds import described_kind
 
-        return described_kind(name) | {"listed under": "adapters"}
+        adapter = described_kind(name) | {"listed under": "adapters"}
     for kind, registry in REGISTRIES.items():
         if name in registry:
-            return _class(registry.kind, name, registry.get(name)) | {"kind": registry.kind, "listed under": kind}
+            found = _class(registry.kind, name, registry.get(name)) | {"kind": registry.kind, "listed under": kind}
+            return found | ({"adapter": adapter} if adapter else {})  # `osf` is a method and a kind of adapter
+    if adapter:
+        return adapter
     if name in recipes():
         return {"kind": "recipe", "name": name, "text": recipes()[name].read_text(encoding="utf-8")}
     for entry in entries("models"):
@@ -71,7 +75,8 @@ def _found(name: str) -> dict[str, Any]:
         *KINDS,
         *(one for registry in REGISTRIES.values() for one in registry.names()),
     ]
-    raise InputError(f"There is nothing called `{name}`.", where="evertune describe", instead=did_you_mean(name, known))
+    instead = otherwise(name) or did_you_mean(name, known)
+    raise InputError(f"There is nothing called `{name}`.", where="evertune describe", instead=instead)
 
 
 def _class(kind: str, name: str, thing: Any) -> dict[str, Any]:
@@ -129,6 +134,9 @@ def _show(console: Console, found: dict[str, Any]) -> None:
         from evertune.cli.kinds import capability_lines
 
         console.say("\n" + "\n".join(capability_lines(found["tasks"])))
+    if "adapter" in found:
+        console.say()
+        _show(console, found["adapter"])
     for section in found.get("sections", []):
         _show(console, section)
         console.say()

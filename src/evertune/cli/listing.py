@@ -21,6 +21,10 @@ def list_kind(
         str | None,
         typer.Option("--model", metavar="PATH", help="Of `targets`: a folder, a hub id, or a built-in model."),
     ] = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option("--trust-remote-code", help="Of `targets`: let Python code that comes with the model run."),
+    ] = False,
     json_output: JsonOption = False,
 ) -> None:
     """List methods, streams, task-types, recipes, templates, metrics, models, adapters, or targets in a model."""
@@ -31,7 +35,7 @@ def list_kind(
     if kind not in KINDS:
         raise InputError(f"There is no kind `{kind}`.", where="evertune list", instead=did_you_mean(kind, KINDS))
     if kind == "targets":
-        _targets(model, json_output)
+        _targets(model, json_output, trust_remote_code)
         return
     if kind == "adapters":
         _adapters(json_output)
@@ -65,7 +69,7 @@ def _adapters(json_output: bool) -> None:
     console.say(LEGEND)
 
 
-def _targets(model: str | None, json_output: bool) -> None:
+def _targets(model: str | None, json_output: bool, trust_remote_code: bool) -> None:
     if model is None:
         raise InputError(
             "`list targets` needs to know of which model.",
@@ -75,7 +79,7 @@ def _targets(model: str | None, json_output: bool) -> None:
     with result(json_output=json_output):
         from evertune.cli.targets import target_entries, target_table
 
-        found = target_entries(model)
+        found = target_entries(model, trust_remote_code=trust_remote_code)
     if json_output:
         write_json(found)
         return

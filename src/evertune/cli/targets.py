@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 
-def target_entries(path: str) -> list[dict[str, Any]]:
+def target_entries(path: str, *, trust_remote_code: bool = False) -> list[dict[str, Any]]:
     """Modules by name and shape, repeated layers folded, as plain values.
 
     Args:
         path: A folder with a ``config.json``, a hub id, or a built-in model; no weights are read.
+        trust_remote_code: Whether Python code that comes with the model may run.
 
     Raises:
         InputError: If there is no such model.
@@ -24,10 +25,14 @@ def target_entries(path: str) -> list[dict[str, Any]]:
 
     folder = builtin_folder(path.removeprefix(PREFIX)) if path.startswith(PREFIX) else Path(path)
     try:
-        model = _skeleton(str(folder), read_json(folder / "config.json") if folder.is_dir() else {})
+        written = read_json(folder / "config.json") if folder.is_dir() else {}
+        model = _skeleton(str(folder), written, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, json.JSONDecodeError) as error:
         what = f"No model can be made of this: {' '.join(str(error).split())[:300]}"
-        raise BackboneError(what, where="--model", instead="Name a folder with a config.json, or a hub id.") from error
+        instead = "Name a folder with a config.json, or a hub id."
+        if "trust_remote_code" in str(error):
+            what, instead = "This model brings Python code of its own.", "Write `--trust-remote-code` to run it."
+        raise BackboneError(what, where="--model", instead=instead) from error
     return [
         {
             "name": group.name,
@@ -42,20 +47,21 @@ def target_entries(path: str) -> list[dict[str, Any]]:
     ]
 
 
-def _skeleton(path: str, written: dict[str, Any]) -> Any:
+def _skeleton(path: str, written: dict[str, Any], *, trust_remote_code: bool) -> Any:
     """The architecture that a configuration names, on the meta device."""
     import torch
     import transformers as hf
 
-    settings = hf.AutoConfig.from_pretrained(path)
+    settings = hf.AutoConfig.from_pretrained(path, trust_remote_code=trust_remote_code)
     named = next(iter(written.get("architectures") or settings.architectures or ()), "")
     cls = getattr(hf, named, None)
     with torch.device("meta"):
         if cls is not None:
             return cls(settings)
         for auto in (hf.AutoModelForCausalLM, hf.AutoModelForSeq2SeqLM, hf.AutoModel):
-            if type(settings) in auto._model_mapping:
-                return auto.from_config(settings)
+            brought = trust_remote_code and auto.__name__ in (getattr(settings, "auto_map", None) or {})
+            if brought or type(settings) in auto._model_mapping:
+                return auto.from_config(settings, trust_remote_code=trust_remote_code)
     raise ValueError(f"transformers has no architecture for the model type `{settings.model_type}`")
 
 

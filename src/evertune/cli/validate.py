@@ -45,7 +45,8 @@ def validate(
         write_json(_summary(settings, checked))
         return
     write(dump_config(settings))
-    for line in [*checked.notes, *(_task_line(task, checked.cut[task.name]) for task in checked.stream.tasks)]:
+    said = (*checked.notes, *settings.adapter.notes)
+    for line in [*said, *(_task_line(task, checked.cut[task.name]) for task in checked.stream.tasks)]:
         console.say(line)
     console.say(f"valid: {len(checked.stream.tasks)} tasks, run folder {settings.output_dir}")
 
@@ -67,7 +68,7 @@ def _summary(settings: RunSettings, checked: Checked) -> dict[str, Any]:
         "config": dict(settings.resolved),
         "output_dir": str(settings.output_dir),
         "run_name": settings.run_name,
-        "notes": list(checked.notes),
+        "notes": [*checked.notes, *settings.adapter.notes],
         "tasks": [
             {
                 "name": task.name,

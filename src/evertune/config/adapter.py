@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evertune.adapters.kinds import KINDS
+from evertune.adapters.kinds import KINDS, otherwise
 from evertune.adapters.peft_config import SPEC_FIELDS, option_default, task_of
 from evertune.adapters.peft_options import OURS, REFUSED, RENAMED, kind_options, kinds_with
 from evertune.adapters.spec import AdapterSpec
+from evertune.config.adapter_rules import tokenizer_place, why_decided, without_decided
 from evertune.config.hints import fields_of
 from evertune.config.marks import Node, Plain, invented, join, parse
 from evertune.config.messages import described, unknown_key
@@ -52,15 +53,23 @@ def build_adapter(node: Node, findings: Findings, *, task_type: str, model: str,
         written = {**found, **written}
     kind = written["kind"].value if "kind" in written else "lora"
     if not isinstance(kind, str) or kind not in KINDS:
-        near = did_you_mean(str(kind).lower().replace("-", "_"), list(KINDS))
+        near = otherwise(str(kind)) or did_you_mean(str(kind).lower().replace("-", "_"), list(KINDS))
         return findings.at(written["kind"], f"there is no adapter kind `{written['kind'].plain}`.", near)
     own, foreign = _divided(kind, written)
-    options = {name: _option(kind, name, child, node, findings, elsewhere) for name, child in foreign.items()}
+    options: dict[str, Any] = {}
+    for name, child in foreign.items():
+        if why := why_decided(kind, name, child, task_type):
+            options[name] = findings.at(child, why, "Remove the key.", at_key=True)
+        else:
+            options[name] = _option(kind, name, child, node, findings, elsewhere)
+    _place_tokenizer(options, foreign, findings, model)
     own = _placed(kind, own, node, findings)
     spec = build_section(AdapterSpec, node.with_value(own), findings, name="`adapter`", elsewhere=elsewhere)
     if spec is INVALID or any(value is INVALID for value in options.values()):
         return INVALID
     kept = {name: value for name, value in options.items() if value != option_default(kind, name)}
+    if kind == "adalora" and kept.pop("total_step", None):
+        notes.append("`adapter.total_step` is not used: ranks come down over the steps that each stage has")
     return dataclasses.replace(spec, config=None, options=kept, notes=tuple(notes))
 
 
@@ -138,6 +147,15 @@ def _option(kind: str, name: str, node: Node, section: Node, findings: Findings,
     return INVALID if build(known[name].hint, node, findings) is INVALID else node.plain
 
 
+def _place_tokenizer(options: dict[str, Any], written: Mapping[str, Node], findings: Findings, model: str) -> None:
+    """Reads the name of a tokenizer as `backbone.path` is read: built in, a folder from here, or a hub id."""
+    name = "tokenizer_name_or_path"
+    if isinstance(options.get(name), str):
+        options[name], wrong = tokenizer_place(written[name], model)
+        if wrong:
+            findings.at(written[name], wrong, "Leave it out to use the tokenizer of the model.")
+
+
 def _advice(kind: str, name: str, node: Node, elsewhere: Mapping[str, str]) -> str:
     ours = [field.name for field in fields_of(AdapterSpec)]
     others = kinds_with(name)
@@ -183,7 +201,8 @@ def _of_file(
     keys: dict[str, Node] = {"kind": invented(kind, node, "adapter.kind")}
     if kind == "lora":  # whose defaults here are others than peft's
         keys |= {name: invented(known[name].default, node, f"adapter.{name}") for name in SPEC_FIELDS}
-    for name, child in held.items():
+    fields, said = without_decided(kind, held, path, task_type)
+    for name, child in fields.items():
         if name in OURS:
             continue
         child = child.renamed(f"adapter.{RENAMED.get(name, name)}")
@@ -195,7 +214,7 @@ def _of_file(
         elif child.plain not in (None, False, 0, "", [], {}):
             instead = did_you_mean(name, list(known))
             findings.at(child, f"peft here has no such field for `{kind}`.", instead, at_key=True)
-    notes += _spoken(held, path, model)
+    notes += [*_spoken(held, path, model), *said]
     _check_task(held.get("task_type"), node, findings, task_type)
     return keys
 

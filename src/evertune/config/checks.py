@@ -21,6 +21,12 @@ from evertune.training.config import TrainConfig
 
 _ADAMW_ONLY = ("adam_beta1", "adam_beta2", "adam_epsilon")
 _LORA_OPTIONS = ("r", "lora_alpha", "lora_dropout", "use_rslora", "loraplus_lr_ratio", "lora_fa")
+_BEGINNINGS = ("eva", "corda", "lora_ga", "loftq")
+_NEED_A: Mapping[str, str] = {
+    "o-lora": "method o-lora keeps tasks apart by moving A, which `lora_fa` holds as it was drawn.",
+    "inf-lora": "has no effect: method inf-lora sets A itself and holds it.",
+    "n-lora": "method n-lora makes A and B sparse together, and `lora_fa` holds A as it was drawn.",
+}
 _OSF_OPTIONS = ("effective_rank",)
 _DEFAULT_ADAPTER = AdapterSpec()
 _WARMUP = ("warmup_steps", "warmup_ratio")
@@ -72,6 +78,12 @@ def check_adapter(adapter: AdapterSpec, methods: tuple[tuple[str, Method], ...],
         if adapter.loraplus_lr_ratio is not None and own_groups:
             what = f"has no effect: method {name} decides on the learning rates."
             yield written.problem("adapter.loraplus_lr_ratio", what, "Remove the key.")
+        if adapter.lora_fa and name in _NEED_A:
+            yield written.problem("adapter.lora_fa", _NEED_A[name], "Remove the key.")
+    for begin in _BEGINNINGS:
+        if adapter.options.get(f"{begin}_config") and adapter.options.get("init_lora_weights") != begin:
+            what = f"has no effect without `init_lora_weights: {begin}`."
+            yield written.problem(f"adapter.{begin}_config", what, f"Write `init_lora_weights: {begin}`.")
     rank = adapter.effective_rank
     if rank is not None and rank >= 1 and not float(rank).is_integer():
         what = f"must be a share below 1 or a whole number, got {rank:g}."
