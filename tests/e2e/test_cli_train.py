@@ -65,6 +65,15 @@ def test_what_is_wrong_is_said_by_option_and_nothing_is_left(cli: Cli, here: Pat
     assert (said.code, said.err.split(":")[0]) == (2, "--task-type")
 
 
+def test_what_is_wrong_in_an_adapter_file_is_said_there(cli: Cli, here: Path) -> None:
+    (here / "peft.json").write_text('{"peft_type": "LORA", "lora_alhpa": 8, "target_modules": ["q_proj"]}')
+    words = ("--dataset", "My Rows.jsonl", "--adapter", "peft.json", "--task-type", "causal_lm")
+    said = cli("train", "--model", TINY, *words)
+    assert said.code == 2
+    assert "peft.json:1:23: adapter.lora_alhpa: peft here has no such field" in said.err
+    assert not list(here.glob("*.yaml"))
+
+
 def test_execute_is_evertune_run(cli: Cli, here: Path) -> None:
     words = ["--epochs", "1", "--batch-size", "8", "--set", "evaluation.zero_shot=false"]
     done = cli("train", "--model", TINY, "--dataset", "My Rows.jsonl", "--output-dir", "one", *words, "--execute")

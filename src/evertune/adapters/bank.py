@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from evertune.adapters.base_change import BaseChange
 from evertune.adapters.beginning import Loss
 from evertune.adapters.folder import BaseModel
+from evertune.adapters.holder import hook_of
 from evertune.adapters.kinds import not_several
 from evertune.adapters.layers import Factors, PastFactors, live_factors, observed, peft_name, stacked_factors
 from evertune.adapters.learning import check_learning, grouped, held_constant
@@ -358,8 +359,7 @@ class AdapterBank:
 
     def _hook(self, name: str) -> Any:
         """A hook of what carries the learning adapters, if it has it."""
-        holder = self._shelf.holder
-        return getattr(getattr(holder, "inner", holder), name, None) if self.trainable else None
+        return hook_of(self._shelf.holder, name) if self.trainable else None
 
     def _live(self) -> tuple[str, ...]:
         """The adapters that are computed one by one: those that learn, or else the last one of the plan."""

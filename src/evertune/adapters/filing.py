@@ -22,6 +22,7 @@ from evertune.adapters.folder import (
     write_adapter,
     write_ours,
 )
+from evertune.adapters.holder import hook_of
 from evertune.adapters.kinds import FULL, NONE, kind_of, mutates_base
 from evertune.adapters.mutating import as_plain
 from evertune.adapters.peft_config import build_config, task_of
@@ -86,7 +87,8 @@ class Filing:
         if spec.kind in (FULL, NONE):
             self._write_weights(folder, spec.kind, tensors, heads)
             return
-        changes: dict[str, Any] = getattr(getattr(holder, "inner", holder), "saved_changes", lambda _: {})(name)
+        saved_changes = hook_of(holder, "saved_changes")
+        changes: dict[str, Any] = saved_changes(name) if saved_changes else {}
         if heads and "modules_to_save" in kind_options(spec.kind):
             encoder = getattr(self.model, "base_model_prefix", "")
             of_heads, modules = head_tensors(heads, prompts=kind_of(spec).prompts, encoder=encoder)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -93,3 +93,8 @@ class Holder(Protocol):
 
 MakeHolder = Callable[[str], Holder]
 """Puts a first adapter of this name on the base model."""
+
+
+def hook_of(holder: Holder | None, name: str) -> Any:
+    """A hook that only some of those that carry adapters have, of what is on the model now; None without it."""
+    return getattr(getattr(holder, "inner", holder), name, None)

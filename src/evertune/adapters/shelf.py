@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from evertune.adapters.beginning import Loss, begins_from_data, check_beginning
 from evertune.adapters.filing import MODEL, Filing, needs_state
 from evertune.adapters.folder import WEIGHTS, AdapterFolder, BaseModel, check_tensors, head_tensors, write_adapter
-from evertune.adapters.holder import Holder
+from evertune.adapters.holder import Holder, hook_of
 from evertune.adapters.holders import new_holder, rehearse
 from evertune.adapters.kinds import FULL, no_factors
 from evertune.adapters.layers import Layers, peft_name, summed_tensors
@@ -172,7 +172,7 @@ class Shelf:
                 self.holder.begin_from(name, batches(), loss)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess]
             self.model.train(self.base_model.training)
         # What an earlier stage left beside the weights is over.
-        if names and (hook := getattr(getattr(self.holder, "inner", self.holder), "begin_stage", None)):
+        if names and (hook := hook_of(self.holder, "begin_stage")):
             hook()
         if new:
             self._changed()

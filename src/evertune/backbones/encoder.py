@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from evertune.backbones.base import IGNORED, BackboneConfig, Encoded, Identity, LossOutput
 from evertune.backbones.encoder_rows import EncoderRows, check_task_types, reader_of
+from evertune.backbones.explain import quiet_transformers
 from evertune.backbones.families import FromPretrained
 from evertune.backbones.heads import FOREIGN, RoutedHead, head_names, linear_head, new_heads
 from evertune.backbones.language_model import evaluating, padded
@@ -209,9 +210,10 @@ class Encoder(FromPretrained):
         place: dict[str, Any] = {"revision": self.identity.revision} if folder is None else {}
         settings = copy.deepcopy(self.model.config)
         _name_outputs(settings, self._readers[task])
-        model = type(self.model).from_pretrained(
-            folder or self.identity.path, config=settings, dtype=self.model.dtype, weights_only=True, **place
-        )
+        with quiet_transformers():
+            model = type(self.model).from_pretrained(
+                folder or self.identity.path, config=settings, dtype=self.model.dtype, weights_only=True, **place
+            )
         return model.eval()
 
     def plain_logits(self, model: nn.Module, batch: WindowBatch, task: str) -> Tensor:

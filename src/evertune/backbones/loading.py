@@ -298,8 +298,13 @@ def _check_report(model: PreTrainedModel, report: dict[str, Any], where: str, fr
             where=where,
             instead="Use the complete weights, of the architecture that config.json names.",
         )
-    unused = sorted(report["unexpected_keys"])
+    # An encoder goes without the head that it was trained with: no one misses that.
+    unused = sorted(key for key in report["unexpected_keys"] if not fresh or _of_encoder(key, model.base_model_prefix))
     return [f"{len(unused)} tensors of the weights are not used, first `{unused[0]}`."] if unused else []
+
+
+def _of_encoder(key: str, encoder: str) -> bool:
+    return key.startswith(f"{encoder}.") and ".pooler." not in key
 
 
 def _pickle_note(folder: Path) -> list[str]:

@@ -184,12 +184,16 @@ class Reader(ABC):
 
     def limit(self, limits: Limits) -> int:
         """Tokens of a window: as asked, and no more than the model has positions."""
-        positions = RowEncoder(self.tokenizer, self.settings).position_limit if self._tokenizer else None
-        if positions is None or positions < 1:  # none, or no end (XLNet)
-            return limits.length
-        if self.settings.model_type in _BEHIND_PADDING:
-            positions -= int(self.settings.pad_token_id or 0) + 1
-        return min(limits.length, positions)
+        return limits.length if self._positions is None else min(limits.length, self._positions)
+
+    @cached_property
+    def _positions(self) -> int | None:
+        """Tokens that the model has positions for; None where there is no end."""
+        positions = RowEncoder(self.tokenizer, self.settings).position_limit
+        if positions is None or positions < 1:  # XLNet writes -1
+            return None
+        behind = self.settings.model_type in _BEHIND_PADDING
+        return positions - (int(self.settings.pad_token_id or 0) + 1 if behind else 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,11 +51,21 @@ class TokenReader(Reader):
 
     def encode(self, rows: Sequence[PromptTarget], limits: Limits, *, answers: bool) -> list[EncodedRow]:
         """See `Reader.encode`."""
-        return [self._row(row, limits, answers=answers) for row in rows]
+        # A sentence is one text, so that a word begins as it does in running text: with its space, where that counts.
+        found = self.with_offsets([" ".join(_content(row).tokens) for row in rows])
+        return [self._row(row, *each, limits, answers=answers) for row, each in zip(rows, found, strict=True)]
 
-    def _row(self, row: PromptTarget, limits: Limits, *, answers: bool) -> EncodedRow:
+    def _row(
+        self,
+        row: PromptTarget,
+        ids: list[int],
+        offsets: Sequence[tuple[int, int]],
+        limits: Limits,
+        *,
+        answers: bool,
+    ) -> EncodedRow:
         content = _content(row)
-        ids, words = self._pieces(content.tokens)
+        words = words_of(content.tokens, offsets)
         known = {tag: at for at, tag in enumerate(self.tags)}
         room = room_for(self, limits, self.frame.around_one, row)
         windows = []
@@ -82,25 +92,6 @@ class TokenReader(Reader):
             (*framed[0], *spots, *framed[1]),
         )
 
-    def _pieces(self, tokens: Sequence[str]) -> tuple[list[int], list[tuple[int | None, bool]]]:
-        """Ids of all pieces of the sentence, and for each its word and whether it is the word's first.
-
-        The sentence is one text, so that a word begins as it does in running text: with its space, where that counts.
-        """
-        [(ids, offsets)] = self.with_offsets([" ".join(tokens)])
-        ends = list(accumulate(len(token) + 1 for token in tokens))  # behind the space after each word
-        pieces: list[tuple[int | None, bool]] = []
-        seen: set[int] = set()
-        for start, stop in offsets:
-            # The last character decides: a piece may begin with the space before its word.
-            word = bisect_right(ends, stop - 1) if stop > start else None
-            if word is not None and word < len(tokens) and stop > ends[word] - 1:
-                word = None  # a space alone
-            pieces.append((word, word is not None and word not in seen))
-            if word is not None:
-                seen.add(word)
-        return ids, pieces
-
     def losses(self, answered: Answered, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Cross entropy of the tags, summed over the words of a window."""
         logits = answered.logits
@@ -124,6 +115,27 @@ class TokenReader(Reader):
                 if word is not None:
                     tags[word] = self.tags[best]
         return entity_answer(content.tokens, entities_of(tags), places=True)
+
+
+def words_of(tokens: Sequence[str], offsets: Sequence[tuple[int, int]]) -> list[tuple[int | None, bool]]:
+    """For each piece of a sentence its word, None for a space alone, and whether it is the word's first.
+
+    Args:
+        tokens: The words, which the sentence joins by spaces.
+        offsets: The characters of the sentence that each piece stands for.
+    """
+    ends = list(accumulate(len(token) + 1 for token in tokens))  # behind the space after each word
+    pieces: list[tuple[int | None, bool]] = []
+    seen: set[int] = set()
+    for start, stop in offsets:
+        # The last character decides: a piece may begin with the space before its word.
+        word = bisect_right(ends, stop - 1) if stop > start else None
+        if word is not None and word < len(tokens) and stop > ends[word] - 1:
+            word = None
+        pieces.append((word, word is not None and word not in seen))
+        if word is not None:
+            seen.add(word)
+    return pieces
 
 
 def _content(row: PromptTarget) -> TaggedTokens:

@@ -133,7 +133,10 @@ def _nearest(path: Path) -> str:
     beside = sorted(str(parent / file.name) for file in parent.glob("*.y*ml")) if parent.is_dir() else []
     options = [*recipes(), *beside]
     near = did_you_mean(str(path), options)
-    return near if near.startswith("Did") else f"Recipes: {', '.join(recipes())}."
+    if near.startswith("Did"):
+        return near
+    is_path = parent != Path() or path.suffix in (".yaml", ".yml")
+    return "`evertune list recipes` names the recipes." if is_path else f"Recipes: {', '.join(recipes())}."
 
 
 def _assemble(root: Node, source: _Source, output_dir: Path | None, findings: Findings) -> RunSettings:

@@ -164,7 +164,7 @@ def write_configuration(task: SingleTask) -> Path:
         load_config(file)
     except ConfigError as error:
         file.unlink()
-        raise InputError([_at_option(problem) for problem in error.problems]) from error
+        raise InputError([_at_option(problem, file) for problem in error.problems]) from error
     return file
 
 
@@ -338,7 +338,9 @@ def _moved(override: str, folder: Path) -> str:
     return f"{key}={_relative(Path(value).resolve(), folder)}" if is_path and Path(value).exists() else override
 
 
-def _at_option(problem: Problem) -> Problem:
-    """A problem of the file, which is gone by now, at the option that wrote what is wrong."""
+def _at_option(problem: Problem, file: Path) -> Problem:
+    """A problem of the file, which is gone by now, at the option that wrote what is wrong; others where they are."""
+    if re.match(r".*:\d+:\d+", problem.where) and not problem.where.startswith(f"{file}:"):
+        return problem
     key = re.sub(r"^.*:\d+:\d+:? ?", "", problem.where)
     return Problem(FLAGS.get(key) or (f"--set {key}" if key else "evertune train"), problem.what, problem.instead)

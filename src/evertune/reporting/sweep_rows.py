@@ -241,13 +241,13 @@ def spread(values: Sequence[float]) -> Spread | None:
 
 
 def table_rows(runs: Iterable[SweepRun]) -> list[SweepRow]:
-    """The lines of the table, in the order of the runs; the best is marked, ties all."""
+    """The lines of the table, in the order of the runs; the best is marked, ties all, and none where all are alike."""
     versions: dict[str, list[SweepRun]] = {}
     for run in runs:
         versions.setdefault(run.version, []).append(run)
     rows = [_row(version, members) for version, members in versions.items()]
     firsts = [first.mean for row in rows if (first := _first(row)) is not None]
-    several = len(firsts) > 1
+    several = len(set(firsts)) > 1
     return [
         SweepRow(**{**vars(row), "best": several and (first := _first(row)) is not None and first.mean == max(firsts)})
         for row in rows

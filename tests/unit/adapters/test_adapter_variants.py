@@ -168,7 +168,10 @@ def test_a_model_without_weights_says_what_can_be_said(kind):
     options = dict(script().SIZES.get(kind, {}))
     with torch.device("meta"):
         model = script().MODELS["causal_lm"]()
-    _bank(model, AdapterSpec(kind=kind, options=options)).add("check", seed=1)
+    bank = _bank(model, AdapterSpec(kind=kind, options=options))
+    bank.add("check", seed=1)
+    assert bank.names == (), "it was only tried"
+    assert all(parameter.is_meta for parameter in model.parameters())
 
 
 def test_a_model_without_weights_refuses_sizes_that_do_not_fit():

@@ -55,6 +55,12 @@ def test_the_lines_of_the_table() -> None:
     assert table_cells(table_rows(RUNS), narrow=True)[1][2] == "1,000"
 
 
+def test_no_version_is_the_best_where_all_are_alike() -> None:
+    rows = table_rows([run("4", scores={"f1": 0.0}), run("8", scores={"f1": 0.0})])
+    assert [row.best for row in rows] == [False, False]
+    assert "*" not in "".join(cell for line in table_cells(rows) for cell in line)
+
+
 def test_a_single_version_is_not_the_best_of_anything() -> None:
     (row,) = table_rows(RUNS[:2])
     assert not row.best
