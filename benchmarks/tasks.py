@@ -21,9 +21,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "0")
 
 from evertune import load_config
 from evertune.console import Console
-from evertune.evaluation.baselines import baseline_table, constant_baselines
+from evertune.evaluation.baselines import constant_baselines
 from evertune.settings import RunSettings
-from evertune.streams.task import Task
 
 FOLDER = Path(__file__).parent / "tasks"
 NAMES = (
@@ -47,8 +46,7 @@ def main() -> None:
         run(name)
     rows = [row(name) for name in options.names if finished(name)]
     print(f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}")
-    print(*(line for line, _, _ in rows), sep="\n", end="\n\n")
-    print(baseline_table([task for _, task, _ in rows], {task.name: score for _, task, score in rows}))
+    print(*rows, sep="\n")
 
 
 def settings_of(name: str) -> RunSettings:
@@ -72,8 +70,8 @@ def run(name: str) -> None:
     print(f"{name}: exit {code}", file=sys.stderr, flush=True)
 
 
-def row(name: str) -> tuple[str, Task, float]:
-    """The line of a task, the task, and its score."""
+def row(name: str) -> str:
+    """The line of a task."""
     settings = settings_of(name)
     (task,) = settings.stream.load(seed=settings.seed, console=Console()).tasks
     (stage,) = (settings.output_dir / "stages").iterdir()
@@ -96,7 +94,7 @@ def row(name: str) -> tuple[str, Task, float]:
         "yes" if found["score"] > max(baselines.values()) else "no",
         f"{summary['seconds']:.0f}",
     )
-    return f"| {' | '.join(cells)} |", task, found["score"]
+    return f"| {' | '.join(cells)} |"
 
 
 def score_of(found: dict[str, Any]) -> str:

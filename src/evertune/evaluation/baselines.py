@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from evertune.evaluation.measuring import known_rows, metrics_of
 from evertune.metrics.arguments import argument_answer
@@ -60,22 +60,6 @@ def baseline_lines(tasks: Sequence[Task]) -> list[str]:
                 f"baselines of {task.name}: {', '.join(f'{name} {value:.3f}' for name, value in found.items())}"
             )
     return lines
-
-
-def baseline_table(tasks: Sequence[Task], scores: Mapping[str, float | None]) -> str:
-    """Scores beside baselines, as a Markdown table.
-
-    Args:
-        tasks: The tasks.
-        scores: Score of the model by name of the task; None or nothing where there is none.
-    """
-    lines = ["| task | metric | score | baselines |", "|---|---|---|---|"]
-    for task in tasks:
-        baselines = constant_baselines(task)
-        shown = ", ".join(f"{name} {100 * value:.1f}" for name, value in baselines.items()) or "-"
-        score = scores.get(task.name)
-        lines.append(f"| {task.name} | {task.metric} | {'-' if score is None else f'{100 * score:.1f}'} | {shown} |")
-    return "\n".join(lines)
 
 
 def _score(task: Task, metric: Metric, answer: Answer) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from evertune.evaluation.baselines import baseline_lines, baseline_table, constant_baselines
+from evertune.evaluation.baselines import baseline_lines, constant_baselines
 from evertune.streams.contents import Argument, Content, Event, Passage, Picture, TaggedTokens
 from evertune.streams.examples import PromptTarget, Segment
 from evertune.streams.task import Task
@@ -89,11 +89,8 @@ def test_what_has_none() -> None:
     assert constant_baselines(Task("t", drawn, (), drawn, metric="noise_explained")) == {"no noise predicted": 0.0}
 
 
-def test_table() -> None:
+def test_what_labels_and_other_metrics_have() -> None:
     first = Task("one", texts("a", "b"), (), texts("b"), labels=("a", "b"), metric="accuracy")
     second = Task("two", texts("a"), (), texts("a"), metric="preference_accuracy")
-    assert baseline_table([first, second], {"one": 0.987}) == (
-        "| task | metric | score | baselines |\n|---|---|---|---|\n"
-        "| one | accuracy | 98.7 | majority label 0.0, best constant answer 100.0 |\n"
-        "| two | preference_accuracy | - | - |"
-    )
+    assert constant_baselines(first) == {"majority label": 0.0, "best constant answer": 1.0}
+    assert constant_baselines(second) == {}
